@@ -1,0 +1,128 @@
+package host
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/agentkernel/agentkernel/host/store"
+	"github.com/agentkernel/agentkernel/host/vmm"
+)
+
+// machine is a VMM that this process has just started.
+type machine struct {
+	name   string
+	proc   *os.Process
+	status *os.File // its status pipe, the reading end
+}
+
+// spawn starts the VMM of a held sandbox. Everything that can fail without it
+// is done before: if spawn fails, the sandbox's status is what it was.
+func (h *Host) spawn(held *store.Held, c Config) (*machine, error) {
+	device, err := h.Device()
+	if err != nil {
+		return nil, err
+	}
+	defer device.Close()
+	kernel, err := openKernel(c.Kernel)
+	if err != nil {
+		return nil, err
+	}
+	defer kernel.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer w.Close()
+	files, err := held.Prepare()
+	if err != nil {
+		r.Close()
+		return nil, fmt.Errorf("sandbox %q: %w", held.Name, err)
+	}
+	defer files.Close()
+	m := &machine{name: held.Name, status: r}
+	fds := []uintptr{
+		0: null.Fd(), 1: null.Fd(), 2: files.Log.Fd(),
+		vmm.FDKVM: device.Fd(), vmm.FDVsock: uintptr(files.Vsock), vmm.FDControl: uintptr(files.Control),
+		vmm.FDStatus: w.Fd(), vmm.FDLock: uintptr(held.LockFD()), vmm.FDConsole: files.Console.Fd(),
+		vmm.FDExit: files.Exit.Fd(), vmm.FDKernel: kernel.Fd(),
+	}
+	if m.proc, err = startProcess(h.Program, c, fds); err != nil {
+		r.Close()
+		err = fmt.Errorf("sandbox %q: start the VMM: %w", held.Name, err)
+		_ = files.RecordExit(store.Exit{Kind: string(vmm.KindVMMError), Reason: "its VMM could not be started"})
+		return nil, err
+	}
+	_ = held.NotePid(m.proc.Pid) // a hint only
+	return m, nil
+}
+
+// startProcess starts program as the VMM, in a session of its own, with no
+// environment and with these descriptors and no others of ours.
+//
+// A child is waited for by a goroutine of its own that ends with the child, so
+// that no zombie stays in a program that lives longer than its sandboxes.
+func startProcess(program string, c Config, fds []uintptr) (*os.Process, error) {
+	argv := append([]string{"agentkernel"}, vmm.Args(c.Name, c.CPUs, uint64(c.MemoryMiB))...)
+	pid, _, err := syscall.StartProcess(program, argv, &syscall.ProcAttr{
+		Dir: "/", Env: []string{}, Files: fds, Sys: &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		return nil, err
+	}
+	proc, err := os.FindProcess(pid)
+	if err == nil {
+		go proc.Wait()
+	}
+	return proc, err
+}
+
+func openKernel(path string) (*os.File, error) {
+	if path == "" {
+		return os.Open(os.DevNull)
+	}
+	if err := checkKernel(path); err != nil {
+		return nil, err
+	}
+	return os.Open(path)
+}
+
+// errSilent: the VMM ended without a word.
+var errSilent = errors.New("its VMM ended without a reason")
+
+// ready waits until the guest is ready. A *StartError's console is not filled
+// in. It may be called once.
+func (m *machine) ready(ctx context.Context) error {
+	defer m.status.Close()
+	stop := context.AfterFunc(ctx, func() { m.status.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	line, err := bufio.NewReaderSize(io.LimitReader(m.status, 4096), 4096).ReadString('\n')
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	line = strings.TrimSuffix(line, "\n")
+	if line == "ready" && err == nil {
+		return nil
+	}
+	reason, ok := strings.CutPrefix(line, "error ")
+	if !ok {
+		reason = errSilent.Error()
+	}
+	return &StartError{Name: m.name, Reason: reason}
+}
+
+// kill ends the VMM at once.
+func (m *machine) kill() { _ = m.proc.Signal(unix.SIGKILL) }

@@ -1,0 +1,128 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/agentkernel/agentkernel/host/store"
+)
+
+// DefaultStartTimeout is how long a guest may take to get ready. It is generous
+// because hosts may be slow (software emulation); a guest that can't get ready
+// is noticed at once, not by this limit.
+const DefaultStartTimeout = 120 * time.Second
+
+// StartOptions say how to start a sandbox.
+type StartOptions struct {
+	Timeout time.Duration // 0 means DefaultStartTimeout
+}
+
+// Start boots a sandbox and returns when the guest takes commands. If it
+// doesn't get that far, the sandbox is not running, and the error, a
+// *StartError, has the reason and the last lines of the guest's console.
+func (h *Host) Start(ctx context.Context, name string, o StartOptions) error {
+	b, err := h.store.Open(name)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	held, err := h.acquire(ctx, b)
+	if err != nil {
+		return err
+	}
+	defer held.Release()
+	c, err := b.Config()
+	if err != nil {
+		return err
+	}
+	m, err := h.spawn(held, c)
+	if err != nil {
+		return err
+	}
+	held.Release() // from here on the VMM's copy is the lock: its death must free it
+	return awaitReady(ctx, b, m, o)
+}
+
+// acquire takes the sandbox's lock. A VMM that has ended already may still hold
+// it for a moment: that moment is waited for.
+func (h *Host) acquire(ctx context.Context, b *store.Sandbox) (*store.Held, error) {
+	ctx, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	held, err := b.Acquire(ctx, false)
+	if errors.Is(err, store.ErrRunning) && ending(ctx, b) {
+		return b.Acquire(ctx, true)
+	}
+	return held, err
+}
+
+// awaitReady waits for the guest, within the limit, and ends the VMM if the
+// guest doesn't come.
+func awaitReady(ctx context.Context, b *store.Sandbox, m *machine, o StartOptions) error {
+	limit := o.Timeout
+	if limit <= 0 {
+		limit = DefaultStartTimeout
+	}
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := m.ready(limited)
+	if err == nil {
+		return nil
+	}
+	m.kill()
+	wait, cancelWait := context.WithTimeout(context.WithoutCancel(ctx), lockWait)
+	defer cancelWait()
+	if werr := b.Wait(wait); werr != nil && !errors.Is(werr, store.ErrNotFound) {
+		err = errors.Join(err, werr)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = &StartError{Name: b.Name, Reason: fmt.Sprintf("the guest was not ready within %s", limit)}
+	}
+	var start *StartError
+	if errors.As(err, &start) {
+		start.complete(b)
+	}
+	return err
+}
+
+// complete adds what the sandbox's files tell.
+func (e *StartError) complete(b *store.Sandbox) {
+	if e.Reason == errSilent.Error() {
+		if exit, _, recorded, err := b.Exit(); err == nil && recorded {
+			e.Reason = exit.Reason
+		} else if log := tail(b.VMMLog, 1); log != "" {
+			e.Reason += ": " + log
+		}
+	}
+	e.Console = tail(b.Console, consoleLines)
+}
+
+const (
+	consoleLines = 10      // how much of the console an error shows
+	tailBytes    = 4 << 10 // and how much of it at most
+)
+
+// tail returns the last lines of a log; "" if there are none.
+func tail(open func() (*os.File, error), lines int) string {
+	f, err := open()
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err == nil && st.Size() > tailBytes {
+		f.Seek(-tailBytes, io.SeekEnd)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, tailBytes))
+	if err != nil {
+		return ""
+	}
+	all := strings.Split(strings.TrimRight(string(data), "\x00\r\n"), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}

@@ -1,0 +1,106 @@
+# The tests and benchmarks. Sourced by build.sh.
+# shellcheck shell=bash
+set -euo pipefail
+
+STATICCHECK=honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZ_TIME=${FUZZ_TIME:-5s}
+
+cmd_test() {
+    (($# <= 1)) || die "usage: ./build.sh test [unit|e2e|intel]"
+    case ${1-all} in
+    all)
+        test_unit
+        test_e2e
+        test_intel
+        ;;
+    unit | e2e | intel) "test_$1" ;;
+    *) die "no such tests: $1; there are unit, e2e and intel" ;;
+    esac
+}
+
+# test_unit checks the source, then runs what needs no guest.
+test_unit() {
+    need_go
+    need_packages gcc libc6-dev # for the race detector
+    cd "$ROOT"
+    check_source
+    say "unit tests, with the race detector"
+    CGO_ENABLED=1 go test -race ./...
+    fuzz_all
+}
+
+check_source() {
+    local unformatted
+    say "gofmt, go vet, staticcheck, shellcheck"
+    unformatted=$(gofmt -l .)
+    [[ -z $unformatted ]] || die "not formatted (gofmt -w mends it):" "$unformatted"
+    go vet -tags=e2e ./...
+    go run "$STATICCHECK" -tags=e2e ./...
+    need_packages shellcheck
+    shellcheck --external-sources --check-sourced build.sh .ci/run
+}
+
+# fuzz_all runs every fuzz target for FUZZ_TIME.
+fuzz_all() {
+    local package target
+    while read -r package; do
+        while read -r target; do
+            say "fuzzing $target of $package for $FUZZ_TIME"
+            go test -run='^$' -fuzz="^$target\$" -fuzztime="$FUZZ_TIME" "$package" </dev/null
+        done < <(go test -list='^Fuzz' "$package" | grep '^Fuzz')
+    done < <(fuzz_packages)
+}
+
+# fuzz_packages prints the packages that have fuzz targets.
+fuzz_packages() {
+    grep -rl --include='*_test.go' '^func Fuzz' . | xargs -r -n 1 dirname | sort -u
+}
+
+# prepare_lab builds the lab and installs what the machine it emulates needs:
+# KIND is amd or intel.
+prepare_lab() {
+    case $1 in
+    amd) need_packages qemu-system-x86 ;;
+    intel) need_packages bochs bochs-term bochsbios vgabios grub-pc-bin grub-common xorriso mtools ;;
+    esac
+    # The lab downloads its hosts' kernel, once.
+    compgen -G "$(cache_dir)/lab/linux-image-*" >/dev/null || refresh_package_lists
+    find_busybox
+    PATH=${BUSYBOX%/*}:$PATH # the lab puts it on its hosts
+    build_lab
+}
+
+# test_e2e runs the end-to-end tests on the emulated AMD host.
+test_e2e() {
+    build_all
+    prepare_lab amd
+    say "end-to-end tests on the emulated AMD host"
+    run_e2e --timeout 40m -- -test.v
+}
+
+# test_intel runs the smaller set on the emulated Intel host, which is slower.
+test_intel() {
+    build_all
+    prepare_lab intel
+    say "end-to-end tests, the small set, on the emulated Intel host"
+    run_e2e --intel --timeout 30m -- -test.v -test.short
+}
+
+# run_e2e LAB_OPTION… -- TEST_FLAG… runs the compiled tests inside a lab.
+run_e2e() {
+    local dir=$OUT/e2e options=()
+    while [[ $1 != -- ]]; do
+        options+=("$1")
+        shift
+    done
+    shift
+    mkdir -p "$dir"
+    (cd "$ROOT" && CGO_ENABLED=0 go test -c -tags=e2e -trimpath -o "$dir/e2e.test" ./tests/e2e)
+    "$ROOT/bin/lab" --binary "$BIN" --add "$dir" "${options[@]}" -- /mnt/e2e.test "$@" </dev/null
+}
+
+cmd_bench() {
+    build_all
+    prepare_lab amd
+    die "there are no benchmarks yet"
+}
