@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -26,7 +27,12 @@ const exitFailed = 125
 // Run runs one command line, without the program's name, and returns its exit
 // code.
 func Run(ctx context.Context, args []string, s Streams) int {
-	a := &app{ctx: ctx, Streams: s}
+	return run(ctx, args, s, host.Open)
+}
+
+// run is Run with another way to open the state directory.
+func run(ctx context.Context, args []string, s Streams, open func(string) (*host.Host, error)) int {
+	a := &app{ctx: ctx, Streams: s, openHost: open}
 	cmd, helped, err := parse(args, s, &a.op)
 	if helped {
 		return 0
@@ -50,6 +56,8 @@ type app struct {
 	ctx  context.Context
 	op   string // the command's name; "" before there is one
 	host *host.Host
+
+	openHost func(home string) (*host.Host, error)
 }
 
 // runner is a parsed command.
@@ -61,7 +69,7 @@ func (a *app) open() (*host.Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.host, err = host.Open(home)
+	a.host, err = a.openHost(home)
 	return a.host, err
 }
 
@@ -117,6 +125,7 @@ func newParser(list []command, s Streams, helped *bool) (*kong.Kong, map[string]
 		kong.Description("Run commands in hardware-isolated sandboxes: small virtual machines on KVM."),
 		kong.Writers(s.Out, s.Err),
 		kong.Exit(func(int) { *helped = true }), // only --help exits
+		kong.KindMapper(reflect.String, kong.MapperFunc(decodeString)),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 	}
 	built := make(map[string]runner, len(list))
@@ -132,6 +141,17 @@ func newParser(list []command, s Streams, helped *bool) (*kong.Kong, map[string]
 	var root struct{}
 	k, err := kong.New(&root, options...)
 	return k, built, err
+}
+
+// decodeString takes a value as it is. (kong's own way is through JSON, where
+// every byte that is no UTF-8 is replaced.)
+func decodeString(ctx *kong.DecodeContext, target reflect.Value) error {
+	token, err := ctx.Scan.PopValue("string")
+	if err != nil {
+		return err
+	}
+	target.SetString(token.String())
+	return nil
 }
 
 // find returns the command that the first argument names.

@@ -24,7 +24,7 @@ const (
 
 // answerWait is how long a living VMM may take for an answer that it gives at
 // once. A VMM that takes longer lives all the same: its lock says so.
-const answerWait = 5 * time.Second
+const answerWait = 2 * time.Second
 
 // control is one request's connection.
 type control struct {
@@ -67,13 +67,13 @@ func (c *control) answer(ctx context.Context) (string, error) {
 // ending reports whether a VMM whose lock is held is past its end: it has
 // recorded it, or was killed and the kernel is still taking it apart. If so, it
 // waits until the lock is free.
-func ending(ctx context.Context, b *store.Sandbox) bool {
+func ending(ctx context.Context, b *store.Sandbox, h store.Holder) bool {
 	if _, _, recorded, err := b.Exit(); err != nil || !recorded {
 		if answers(ctx, b) {
 			return false
 		}
 	}
-	return b.Wait(ctx) == nil
+	return b.Wait(ctx, h) == nil
 }
 
 // answers reports whether the VMM answers, or has at least not gone away.

@@ -98,13 +98,17 @@ func (h *Host) Wait(ctx context.Context, name string) (Sandbox, error) {
 		return Sandbox{}, err
 	}
 	defer b.Close()
+	holder, err := b.Holder(ctx)
+	if err != nil {
+		return Sandbox{}, err
+	}
 	c, err := dialControl(ctx, b, controlWait)
 	if err == nil {
 		defer c.close()
 		if err = c.finished(ctx); err != nil {
 			return Sandbox{}, err
 		}
-		err = released(ctx, b)
+		err = released(ctx, b, holder)
 	} else if gone(err) || lost(err) {
 		err = nil
 	}

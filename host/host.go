@@ -227,15 +227,17 @@ func (h *Host) Inspect(ctx context.Context, name string) (Sandbox, error) {
 func status(ctx context.Context, b *store.Sandbox) (Status, string, error) {
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
-	alive, err := b.Alive(ctx)
+	holder, err := b.Holder(ctx)
 	if err != nil {
 		return "", "", err
 	}
-	if alive && !ending(ctx, b) {
+	if holder.VMM && !ending(ctx, b, holder) {
 		return Running, "", nil
 	}
-	exit, started, _, err := b.Exit()
+	exit, started, recorded, err := b.Exit()
 	switch {
+	case err == nil && started && !recorded && holder.Command:
+		return Running, "", nil // its VMM is being started
 	case err != nil:
 		return "", "", err
 	case !started:

@@ -21,7 +21,8 @@ import (
 type machine struct {
 	name   string
 	proc   *os.Process
-	status *os.File // its status pipe, the reading end
+	ended  <-chan struct{} // closed when the process is gone
+	status *os.File        // its status pipe, the reading end
 }
 
 // spawn starts the VMM of a held sandbox. Everything that can fail without it
@@ -60,7 +61,7 @@ func (h *Host) spawn(held *store.Held, c Config) (*machine, error) {
 		vmm.FDStatus: w.Fd(), vmm.FDLock: uintptr(held.LockFD()), vmm.FDConsole: files.Console.Fd(),
 		vmm.FDExit: files.Exit.Fd(), vmm.FDKernel: kernel.Fd(),
 	}
-	if m.proc, err = startProcess(h.Program, c, fds); err != nil {
+	if m.proc, m.ended, err = startProcess(h.Program, c, fds); err != nil {
 		r.Close()
 		err = fmt.Errorf("sandbox %q: start the VMM: %w", held.Name, err)
 		_ = files.RecordExit(store.Exit{Kind: string(vmm.KindVMMError), Reason: "its VMM could not be started"})
@@ -75,19 +76,24 @@ func (h *Host) spawn(held *store.Held, c Config) (*machine, error) {
 //
 // A child is waited for by a goroutine of its own that ends with the child, so
 // that no zombie stays in a program that lives longer than its sandboxes.
-func startProcess(program string, c Config, fds []uintptr) (*os.Process, error) {
+func startProcess(program string, c Config, fds []uintptr) (*os.Process, <-chan struct{}, error) {
 	argv := append([]string{"agentkernel"}, vmm.Args(c.Name, c.CPUs, uint64(c.MemoryMiB))...)
 	pid, _, err := syscall.StartProcess(program, argv, &syscall.ProcAttr{
 		Dir: "/", Env: []string{}, Files: fds, Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	proc, err := os.FindProcess(pid)
-	if err == nil {
-		go proc.Wait()
+	if err != nil {
+		return nil, nil, err
 	}
-	return proc, err
+	ended := make(chan struct{})
+	go func() {
+		_, _ = proc.Wait()
+		close(ended)
+	}()
+	return proc, ended, nil
 }
 
 func openKernel(path string) (*os.File, error) {
@@ -124,5 +130,8 @@ func (m *machine) ready(ctx context.Context) error {
 	return &StartError{Name: m.name, Reason: reason}
 }
 
-// kill ends the VMM at once.
-func (m *machine) kill() { _ = m.proc.Signal(unix.SIGKILL) }
+// kill ends the VMM at once, and waits for its end.
+func (m *machine) kill() {
+	_ = m.proc.Signal(unix.SIGKILL)
+	<-m.ended
+}

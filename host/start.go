@@ -53,11 +53,15 @@ func (h *Host) Start(ctx context.Context, name string, o StartOptions) error {
 func (h *Host) acquire(ctx context.Context, b *store.Sandbox) (*store.Held, error) {
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
-	held, err := b.Acquire(ctx, false)
-	if errors.Is(err, store.ErrRunning) && ending(ctx, b) {
-		return b.Acquire(ctx, true)
+	held, err := b.Acquire(ctx)
+	if !errors.Is(err, store.ErrRunning) {
+		return held, err
 	}
-	return held, err
+	holder, herr := b.Holder(ctx)
+	if herr != nil || holder.VMM && !ending(ctx, b, holder) {
+		return nil, err
+	}
+	return b.Acquire(ctx)
 }
 
 // awaitReady waits for the guest, within the limit, and ends the VMM if the
@@ -74,11 +78,6 @@ func awaitReady(ctx context.Context, b *store.Sandbox, m *machine, o StartOption
 		return nil
 	}
 	m.kill()
-	wait, cancelWait := context.WithTimeout(context.WithoutCancel(ctx), lockWait)
-	defer cancelWait()
-	if werr := b.Wait(wait); werr != nil && !errors.Is(werr, store.ErrNotFound) {
-		err = errors.Join(err, werr)
-	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

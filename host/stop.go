@@ -38,6 +38,10 @@ func (h *Host) Stop(ctx context.Context, name string, o StopOptions) error {
 }
 
 func stop(ctx context.Context, b *store.Sandbox, o StopOptions) error {
+	holder, err := b.Holder(ctx)
+	if err != nil {
+		return err
+	}
 	c, err := dialControl(ctx, b, controlWait)
 	if err != nil {
 		return notRunning(ctx, b, err)
@@ -45,11 +49,17 @@ func stop(ctx context.Context, b *store.Sandbox, o StopOptions) error {
 	defer c.close()
 	if !o.Force {
 		err = shutdown(ctx, b, c, o.Timeout)
-		if err == nil || ctx.Err() != nil {
-			return err
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 	}
-	return force(ctx, b)
+	if o.Force || err != nil {
+		err = force(ctx, b)
+	}
+	if err != nil {
+		return err
+	}
+	return released(ctx, b, holder)
 }
 
 // shutdown asks the guest to power off and waits for the VM's end.
@@ -69,10 +79,7 @@ func shutdown(ctx context.Context, b *store.Sandbox, c *control, limit time.Dura
 	if err != nil && limited.Err() == nil && !lost(err) {
 		return err
 	}
-	if err := c.finished(limited); err != nil {
-		return err
-	}
-	return released(ctx, b)
+	return c.finished(limited)
 }
 
 // force ends the VM by its VMM, or if that doesn't answer, by SIGKILL.
@@ -92,14 +99,14 @@ func force(ctx context.Context, b *store.Sandbox) error {
 			return fmt.Errorf("sandbox %q: its VMM (process %d) does not answer: %w", b.Name, b.Pid(), err)
 		}
 	}
-	return released(ctx, b)
+	return nil
 }
 
 // released waits for the lock of a VMM that has ended.
-func released(ctx context.Context, b *store.Sandbox) error {
+func released(ctx context.Context, b *store.Sandbox, h store.Holder) error {
 	ctx, cancel := context.WithTimeout(ctx, forceWait)
 	defer cancel()
-	err := b.Wait(ctx)
+	err := b.Wait(ctx, h)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil // removed meanwhile: it has ended
 	}
@@ -146,7 +153,7 @@ func (h *Host) Remove(ctx context.Context, name string, o RemoveOptions) error {
 	defer b.Close()
 	held, err := h.acquire(ctx, b)
 	if errors.Is(err, store.ErrRunning) && o.Force {
-		if err = force(ctx, b); err != nil {
+		if err = stop(ctx, b, StopOptions{Force: true}); err != nil && !errors.Is(err, ErrNotRunning) {
 			return err
 		}
 		held, err = h.acquire(ctx, b)

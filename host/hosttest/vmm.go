@@ -49,6 +49,7 @@ type machine struct {
 
 // Main is the process of one VMM. args are those behind "vmm".
 func Main(args []string) int {
+	os.Setenv("PATH", "/usr/bin:/bin")
 	m := &machine{}
 	for i, arg := range args {
 		if arg == "--name" && i+1 < len(args) {

@@ -52,9 +52,6 @@ func (s *Store) makeTemporary(ctx context.Context, tmp string) (*dir, *lockFile,
 		return nil, nil, err
 	}
 	lock, err := d.makeLock(lockName)
-	if err == nil {
-		err = lock.try(unix.LOCK_EX)
-	}
 	if err != nil {
 		s.boxes.removeTree(tmp, 0)
 		d.close()
@@ -63,13 +60,20 @@ func (s *Store) makeTemporary(ctx context.Context, tmp string) (*dir, *lockFile,
 	return d, lock, nil
 }
 
+// makeLock makes a lock file and takes its lock.
 func (d *dir) makeLock(name string) (*lockFile, error) {
-	f, err := d.create(name, unix.O_EXCL)
+	if err := d.write(name, lockNote{}.bytes(), false); err != nil {
+		return nil, err
+	}
+	l, err := d.openLock(name)
 	if err != nil {
 		return nil, err
 	}
-	f.Close()
-	return d.openLock(name)
+	if err := l.try(unix.LOCK_EX); err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
 }
 
 // furnish writes the other files and gives the directory its name.
@@ -85,9 +89,7 @@ func (b *Sandbox) furnish(c Config, tmp string) error {
 		return err
 	}
 	if c.Ephemeral {
-		if b.owner, err = b.dir.makeLock(ephemeralName); err == nil {
-			err = b.owner.try(unix.LOCK_EX)
-		}
+		b.owner, err = b.dir.makeLock(ephemeralName)
 	} else {
 		err = b.dir.sync()
 	}

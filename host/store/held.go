@@ -80,8 +80,11 @@ func (h *Held) prepare(f *VMMFiles) (err error) {
 	if f.Control, err = h.listen(ControlSocket); err != nil {
 		return err
 	}
-	f.Exit, err = h.newExit()
-	return err
+	if f.Exit, err = h.newExit(); err != nil {
+		return err
+	}
+	h.lock.setNote(lockNote{vmm: true, term: h.lock.note().term})
+	return nil
 }
 
 // newExit puts an empty exit file in place of the last one, with disk space of

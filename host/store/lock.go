@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -15,6 +16,9 @@ import (
 //	mutex  held for moments, by whoever takes or tries lock. Without it a
 //	       process that only wants to know whether lock is held, and for that
 //	       takes it for an instant, would make another's start fail.
+//
+// lock's content tells what its holder is about (see lockNote). It means
+// something only while lock is held.
 //
 // Order: mutex before lock; never the locks of two sandboxes at once (except
 // one with a temporary name, which nobody else opens).
@@ -36,6 +40,35 @@ func (d *dir) openLock(name string) (*lockFile, error) {
 		return nil, d.wrap("open", name, err)
 	}
 	return &lockFile{fd: fd, path: d.path + "/" + name}, nil
+}
+
+// lockNote is the content of a lock file.
+type lockNote struct {
+	vmm  bool   // a VMM holds the lock, or is about to; else a command does
+	term uint64 // a number of its own for each time the lock was taken
+}
+
+const noteSize = 9
+
+// setNote says what the lock is held for. It overwrites bytes in place, so it
+// needs no disk space; should it fail all the same, others are told wrongly who
+// holds the lock, and nothing worse.
+func (l *lockFile) setNote(n lockNote) { _, _ = unix.Pwrite(l.fd, n.bytes(), 0) }
+
+func (n lockNote) bytes() []byte {
+	b := binary.LittleEndian.AppendUint64([]byte{'w'}, n.term)
+	if n.vmm {
+		b[0] = 'v'
+	}
+	return b
+}
+
+func (l *lockFile) note() lockNote {
+	var b [noteSize]byte
+	if n, err := unix.Pread(l.fd, b[:], 0); n < len(b) || err != nil {
+		return lockNote{}
+	}
+	return lockNote{vmm: b[0] == 'v', term: binary.LittleEndian.Uint64(b[1:])}
 }
 
 // close closes the file, and so gives the lock back unless a child inherited it.
@@ -61,22 +94,24 @@ func (l *lockFile) take(ctx context.Context, how int) error {
 	if err != nil {
 		return err
 	}
-	got, handled := make(chan error, 1), make(chan struct{})
+	got, abandoned := make(chan error), make(chan struct{})
 	go func() {
 		_, err := retry(func() (int, error) { return 0, unix.Flock(fd, how) })
-		got <- err
-		<-handled
-		unix.Close(fd)
+		select {
+		case got <- err:
+		case <-abandoned:
+			unix.Close(fd)
+		}
 	}()
-	defer close(handled)
 	select {
 	case err = <-got:
-		if err != nil {
-			return err
+		if err == nil { // the lock lives on fd's description: give it to l's number
+			err = unix.Dup3(fd, l.fd, unix.O_CLOEXEC)
 		}
-		// The lock lives on fd's description: give it to l's number.
-		return unix.Dup3(fd, l.fd, unix.O_CLOEXEC)
+		unix.Close(fd)
+		return err
 	case <-ctx.Done():
+		close(abandoned)
 		return fmt.Errorf("%w (%s): %w", ErrBusy, l.path, ctx.Err())
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"strconv"
 	"strings"
@@ -136,30 +137,42 @@ func (b *Sandbox) Kill() bool {
 	return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil
 }
 
-// Alive reports whether the lock is held: whether the VMM lives.
-func (b *Sandbox) Alive(ctx context.Context) (bool, error) {
+// Holder is who holds a sandbox's lock.
+type Holder struct {
+	VMM     bool // its VMM lives
+	Command bool // a command starts or removes it at this moment
+	term    uint64
+}
+
+// Holder tells who holds the lock.
+func (b *Sandbox) Holder(ctx context.Context) (Holder, error) {
 	m, l, err := b.locks(ctx)
 	if err != nil {
-		return false, err
+		return Holder{}, err
 	}
 	defer m.close()
 	defer l.close()
 	err = l.try(unix.LOCK_SH)
-	if err == unix.EWOULDBLOCK {
-		return true, nil
+	if err != unix.EWOULDBLOCK {
+		return Holder{}, err
 	}
-	return false, err
+	n := l.note()
+	return Holder{VMM: n.vmm, Command: !n.vmm, term: n.term}, nil
 }
 
-// Wait waits until the lock is free. Others wait for us while it does, so it is
-// for a VMM that is known to be ending.
-func (b *Sandbox) Wait(ctx context.Context) error {
+// Wait waits until that holder holds the lock no more. It keeps the mutex
+// meanwhile, so it is for a VMM that is known to be ending.
+func (b *Sandbox) Wait(ctx context.Context, h Holder) error {
 	m, l, err := b.locks(ctx)
 	if err != nil {
 		return err
 	}
 	defer m.close()
 	defer l.close()
+	err = l.try(unix.LOCK_SH)
+	if err != unix.EWOULDBLOCK || l.note() != (lockNote{vmm: true, term: h.term}) {
+		return nil // free, or another's: who takes it notes that under the mutex
+	}
 	return l.take(ctx, unix.LOCK_SH)
 }
 
@@ -192,29 +205,28 @@ func (b *Sandbox) lockError(err error) error {
 func (b *Sandbox) current() bool { return b.store.boxes.is(b.Name, b.dir) }
 
 // Acquire takes the sandbox's lock, which makes the caller its only master:
-// nobody else can start or remove it. Where the lock is held, the error is
-// ErrRunning; with wait, for a VMM that is known to be ending, it waits.
-func (b *Sandbox) Acquire(ctx context.Context, wait bool) (*Held, error) {
+// nobody else can start or remove it. It doesn't wait: where a VMM holds the
+// lock, the error is ErrRunning, and where another command does, ErrBusy.
+func (b *Sandbox) Acquire(ctx context.Context) (*Held, error) {
 	m, l, err := b.locks(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer m.close()
-	if wait {
-		err = l.take(ctx, unix.LOCK_EX)
-	} else {
-		err = l.try(unix.LOCK_EX)
-	}
-	if err == nil && !b.current() {
-		err = fmt.Errorf("%w: %q", ErrNotFound, b.Name)
-	}
-	if err == unix.EWOULDBLOCK {
+	err = l.try(unix.LOCK_EX)
+	switch {
+	case err == unix.EWOULDBLOCK && l.note().vmm:
 		err = fmt.Errorf("%w: %q", ErrRunning, b.Name)
+	case err == unix.EWOULDBLOCK:
+		err = fmt.Errorf("%w: %q", ErrBusy, b.Name)
+	case err == nil && !b.current():
+		err = fmt.Errorf("%w: %q", ErrNotFound, b.Name)
 	}
 	if err != nil {
 		l.close()
 		return nil, err
 	}
+	l.setNote(lockNote{term: rand.Uint64()})
 	return &Held{Sandbox: b, lock: l}, nil
 }
 

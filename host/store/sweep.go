@@ -69,7 +69,7 @@ func (s *Store) sweepEphemeral(ctx context.Context, name string) error {
 	if owner.try(unix.LOCK_EX) != nil {
 		return nil
 	}
-	h, err := b.Acquire(ctx, false)
+	h, err := b.Acquire(ctx)
 	if err != nil {
 		return nil // it runs, or it is broken: not ours to delete
 	}

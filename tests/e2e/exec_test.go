@@ -81,15 +81,15 @@ func TestEnvironment(t *testing.T) {
 	sb := sandbox(t)
 	value := "a,b=c d;e\nf\xff\x01é"
 	for _, args := range [][]string{
-		{"exec", "-e", "V=" + value, sb, "--", "printenv", "V"},
-		{"exec", sb, "-e", "V=" + value, "--", "printenv", "V"},
-		{"exec", sb, "-e", "V=first", "-e", "V=" + value, "printenv", "V"},
+		{"exec", "-e", "V=" + value, sb, "--", "sh", "-c", `printf "%s\n" "$V"`},
+		{"exec", sb, "-e", "V=" + value, "--", "sh", "-c", `printf "%s\n" "$V"`},
+		{"exec", sb, "-e", "V=first", "-e", "V=" + value, "sh", "-c", `printf "%s\n" "$V"`},
 	} {
 		expect(t, fmt.Sprint(args), ak(t, args...), 0, value+"\n")
 	}
 	expect(t, "empty value", ak(t, "exec", "-e", "V=", sb, "--", "sh", "-c", `echo "${V-unset}."`), 0, ".\n")
 	expect(t, "the command's own flags", ak(t, "exec", sb, "echo", "-e", "V=1"), 0, "V=1\n")
-	inherit := command(t, "exec", "-e", "FROM_HERE", sb, "--", "printenv", "FROM_HERE")
+	inherit := command(t, "exec", "-e", "FROM_HERE", sb, "--", "sh", "-c", `echo "$FROM_HERE"`)
 	inherit.Env = append(os.Environ(), "FROM_HERE=x y")
 	expect(t, "inherited", finish(t, inherit), 0, "x y\n")
 	expectError(t, "unset", ak(t, "exec", "-e", "NOT_SET_AT_ALL", sb, "--", "true"), 125, "NOT_SET_AT_ALL")

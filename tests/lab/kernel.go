@@ -106,11 +106,19 @@ func modified(path string) int64 {
 
 var dependsPattern = regexp.MustCompile(`(?m)^\s*Depends: (linux-image-\S+)`)
 
-// fetchKernel downloads the package, which needs no root, and unpacks it.
+// fetchKernel downloads the package, which needs no root, and unpacks it. The
+// cache is locked.
 func fetchKernel(cache string) (string, error) {
-	out, err := output("", "apt-cache", "depends", metaPackage)
+	stale, err := filepath.Glob(filepath.Join(cache, "new-*")) // left by a killed lab: the lock is ours
 	if err != nil {
 		return "", err
+	}
+	for _, dir := range stale {
+		os.RemoveAll(dir)
+	}
+	out, err := output("", "apt-cache", "depends", metaPackage)
+	if err != nil {
+		return "", fmt.Errorf("%w; run apt-get update", err)
 	}
 	found := dependsPattern.FindSubmatch(out)
 	if found == nil {

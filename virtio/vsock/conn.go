@@ -76,6 +76,7 @@ type conn struct {
 	want      uint8 // those that it should know of
 	due       uint8 // control packets
 	starved   bool  // data waits for credit, and CREDIT_REQUEST was sent for it
+	asked     uint8 // how often, up to creditTries
 
 	credit
 	out      fifo // data for fd; its length never exceeds window
@@ -214,6 +215,10 @@ func (d *Device) release(c *conn) {
 	d.connections--
 	d.committed -= int(c.window)
 	d.accepting.resume()
+	if d.connections == 0 && d.drained != nil {
+		close(d.drained)
+		d.drained = nil
+	}
 }
 
 // closeFD closes the host's end. Data that the guest never read is taken out

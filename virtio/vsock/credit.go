@@ -111,10 +111,20 @@ func (c *credit) sendable() uint32 {
 	n := free - int64(c.flight.packets+1)*packetOverhead
 	if outstanding == 0 {
 		n = max(n, min(free, minPayload)) // a window of a few bytes is one all the same
-	} else if n < min(minPayload, int64(c.peerAlloc/4)) {
+	} else if n < c.worthwhile() {
 		return 0
 	}
 	return uint32(max(0, min(n, maxPayload)))
+}
+
+// worthwhile returns the smallest payload for a guest that has others to read.
+func (c *credit) worthwhile() int64 { return min(minPayload, int64(c.peerAlloc/4)) }
+
+// windowFull tells whether it is the window, not the number of packets, that
+// makes sendable 0.
+func (c *credit) windowFull() bool {
+	outstanding := c.sent - c.peerFwd
+	return c.peerAlloc <= outstanding || int64(c.peerAlloc-outstanding) < c.worthwhile()
 }
 
 // transmitted counts a packet of n bytes to the guest.

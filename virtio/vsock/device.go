@@ -24,6 +24,7 @@
 package vsock
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -104,6 +105,9 @@ type Device struct {
 	rx, tx    *queue.Queue
 	event     *queue.Queue
 	interrupt bool // due at the end of the batch
+	paused    bool
+	pausedAt  int64
+	drained   chan struct{} // closed when no connection is left; nil: nobody waits
 
 	table       map[ports]*conn // every state but handshake and gone
 	slots       []*conn         // by the slot that epoll reports; nil: free
@@ -259,9 +263,65 @@ func (d *Device) activate(a virtio.Activation) {
 // sent before still goes to the host's readers.
 func (d *Device) Reset() {
 	d.mu.Lock()
+	d.lastLook()
 	d.deactivate()
 	d.mu.Unlock()
 	d.fds.signal(d.fds.wake) // there may be room to accept again
+}
+
+// lastLook takes what the guest has put into the transmit queue: a kick may
+// still be on its way.
+func (d *Device) lastLook() {
+	if d.mem != nil {
+		_, _ = d.drainTX() // a broken queue is of no interest any more
+	}
+}
+
+// Drain is for the end of a VM whose vCPUs have stopped: Reset, then no new
+// connections, then it waits until the host's readers have everything that the
+// guest sent, or for ctx. Run must be running. It is called once.
+func (d *Device) Drain(ctx context.Context) error {
+	done := make(chan struct{})
+	d.mu.Lock()
+	d.accepting.enabled = false
+	d.lastLook()
+	d.deactivate()
+	if d.connections == 0 {
+		close(done)
+	} else {
+		d.drained = done
+	}
+	d.mu.Unlock()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-d.stop.done:
+		return ErrClosed
+	}
+}
+
+// Pause makes the device leave queues and guest memory alone until Resume, for
+// a snapshot. What was begun is complete when it returns. Connections stay, and
+// the time does not count against their deadlines.
+func (d *Device) Pause() {
+	d.mu.Lock()
+	if !d.paused {
+		d.paused, d.pausedAt = true, d.clock()
+	}
+	d.mu.Unlock()
+}
+
+// Resume ends Pause. Kicks and host data that came meanwhile are served.
+func (d *Device) Resume() {
+	d.mu.Lock()
+	if d.paused {
+		d.paused = false
+		d.timers.shift(d.clock() - d.pausedAt)
+	}
+	d.mu.Unlock()
+	d.fds.signal(d.fds.wake)
 }
 
 // deactivate lets go of the guest: its memory is not touched afterwards.

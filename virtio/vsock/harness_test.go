@@ -159,13 +159,16 @@ func (r *rig) pump() {
 			r.t.Fatal(err)
 		}
 		if !r.d.turn(events[:max(0, n)]) && n <= 0 {
-			break
+			r.collect()
+			if !r.rx.NeedKick() {
+				return
+			}
+			r.kick() // receive buffers came back, and the device asked to be told
 		}
 		if i > 100_000 {
 			r.t.Fatal("the loop spins")
 		}
 	}
-	r.collect()
 }
 
 // collect takes what the device put into receive buffers.
@@ -431,4 +434,62 @@ func same(t testing.TB, what string, got, want []byte) {
 	if !bytes.Equal(got, want) {
 		t.Fatalf("%s: %d bytes differ from the %d wanted", what, len(got), len(want))
 	}
+}
+
+// stuff writes until the socket is full and something waits in the device, and
+// returns what it wrote. The host reads nothing meanwhile.
+func (s *sock) stuff(t testing.TB) []byte {
+	t.Helper()
+	var all []byte
+	for i := 0; s.conn().out.n < 100_000; i++ {
+		p := pattern(40_000, byte(i))
+		s.write(p)
+		all = append(all, p...)
+		for len(s.r.seen) > 0 { // only credit may come
+			s.r.want(opCreditUpdate)
+		}
+		if i > 100 {
+			t.Fatal("the socket never fills")
+		}
+	}
+	return all
+}
+
+// readAll reads c to its end, running the loop as often as there is nothing.
+func (r *rig) readAll(c *net.UnixConn) []byte {
+	r.t.Helper()
+	all, err := r.readUntil(c, -1)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return all
+}
+
+// readUntil reads n bytes, or to the end when n is negative.
+func (r *rig) readUntil(c *net.UnixConn, n int) (all []byte, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	p := make([]byte, 10_000)
+	idle := 0
+	for n < 0 || len(all) < n {
+		var k int
+		_ = raw.Control(func(fd uintptr) { k, _, err = unix.Recvfrom(int(fd), p, unix.MSG_DONTWAIT) })
+		switch {
+		case err == unix.EAGAIN:
+			if idle++; idle > 3 {
+				return all, fmt.Errorf("stuck after %d bytes", len(all))
+			}
+			r.pump()
+		case err != nil:
+			return all, err
+		case k == 0:
+			return all, nil
+		default:
+			idle = 0
+			all = append(all, p[:k]...)
+		}
+	}
+	return all, nil
 }

@@ -230,7 +230,7 @@ func (d *Device) handleConn(c *conn, events uint32) {
 // service moves one batch in each direction and publishes it. It returns true
 // when there is more to do at once.
 func (d *Device) service() (more bool) {
-	if d.mem == nil {
+	if d.mem == nil || d.paused {
 		return false
 	}
 	err := d.serveEvents()

@@ -1,8 +1,6 @@
 package vsock
 
-import (
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 // rstRing holds answers to packets that belong to no connection. When it is
 // full more of them are dropped: a guest that provokes so many can do without.
@@ -205,8 +203,7 @@ func (d *Device) starve(c *conn) {
 	case n == 0:
 		d.endOfFile(c)
 	case !c.starved:
-		c.starved = true
-		d.raise(c, dueCreditRequest)
-		d.startTimer(c, timerCredit)
+		c.starved, c.asked = true, 0
+		d.askCredit(c)
 	}
 }

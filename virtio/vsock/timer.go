@@ -9,18 +9,23 @@ import (
 // Kinds of deadlines. A connection has at most one, and all of a kind wait
 // equally long, so that a list in order of entry is in order of deadline.
 const (
-	timerHandshake = iota // for the CONNECT line
-	timerConnect          // for the answer to REQUEST
-	timerClosing          // for RST after SHUTDOWN(both)
-	timerCredit           // for credit, after CREDIT_REQUEST
+	timerHandshake  = iota // for the CONNECT line
+	timerConnect           // for the answer to REQUEST
+	timerClosing           // for RST after SHUTDOWN(both)
+	timerCredit            // for credit, after CREDIT_REQUEST
+	timerCreditSlow        // the same, asked for often enough
 	numTimers
 )
 
 // creditRetry is how long data waits for credit before the guest is asked
-// again. A guest that reads says so by itself; this is for one that does not
-// because it thinks there is room, when it is the count of packets that is
-// exhausted.
-const creditRetry = 50 * time.Millisecond
+// again, when it is the number of packets that is exhausted, not the window: a
+// guest that believes there is room may keep silent for ever. The first
+// creditTries come at this pace, the others at creditRetrySlow.
+const (
+	creditRetry     = 50 * time.Millisecond
+	creditTries     = 4
+	creditRetrySlow = time.Second
+)
 
 // acceptRetry is how long the listener rests when descriptors have run out and
 // none of ours is closed.
@@ -37,10 +42,11 @@ func (t *timers) init(l Limits) {
 		t.lists[i].kind = linkTimer
 	}
 	t.waits = [numTimers]int64{
-		timerHandshake: int64(l.Handshake),
-		timerConnect:   int64(l.Connect),
-		timerClosing:   int64(l.Close),
-		timerCredit:    int64(creditRetry),
+		timerHandshake:  int64(l.Handshake),
+		timerConnect:    int64(l.Connect),
+		timerClosing:    int64(l.Close),
+		timerCredit:     int64(creditRetry),
+		timerCreditSlow: int64(creditRetrySlow),
 	}
 }
 
@@ -55,6 +61,15 @@ func (t *timers) next() int64 {
 	return next
 }
 
+// shift puts every deadline off.
+func (t *timers) shift(by int64) {
+	for i := range t.lists {
+		for c := t.lists[i].head; c != nil; c = c.links[linkTimer].next {
+			c.deadline += by
+		}
+	}
+}
+
 // startTimer gives c a deadline in place of the one it has.
 func (d *Device) startTimer(c *conn, kind int) {
 	c.unlink(linkTimer)
@@ -64,6 +79,9 @@ func (d *Device) startTimer(c *conn, kind int) {
 
 // armTimer sets the timerfd if it would fire too late, or not at all.
 func (d *Device) armTimer() {
+	if d.paused {
+		return // Resume wakes the loop
+	}
 	next := d.timers.next()
 	if at := d.accepting.retryAt; at != 0 && (next == 0 || at < next) {
 		next = at
@@ -82,6 +100,9 @@ func (d *Device) armTimer() {
 
 // expire ends every wait whose deadline has passed.
 func (d *Device) expire() {
+	if d.paused {
+		return
+	}
 	now := d.clock()
 	if d.accepting.retryAt != 0 && d.accepting.retryAt <= now {
 		d.accepting.resume()
@@ -103,10 +124,23 @@ func (d *Device) timeout(c *conn, kind int) {
 	case timerConnect, timerClosing:
 		d.stats.Timeouts++
 		d.abandon(c, true)
-	case timerCredit:
+	case timerCredit, timerCreditSlow:
 		if c.starved {
-			d.raise(c, dueCreditRequest)
-			d.startTimer(c, timerCredit)
+			d.askCredit(c)
 		}
+	}
+}
+
+// askCredit sends CREDIT_REQUEST, and does so again if that is the only way to
+// hear of the guest.
+func (d *Device) askCredit(c *conn) {
+	d.raise(c, dueCreditRequest)
+	switch {
+	case c.windowFull(): // the guest will say so when there is room
+	case c.asked < creditTries:
+		c.asked++
+		d.startTimer(c, timerCredit)
+	default:
+		d.startTimer(c, timerCreditSlow)
 	}
 }

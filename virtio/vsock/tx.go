@@ -83,7 +83,13 @@ func (d *Device) serveConn(c *conn, h *header) {
 	case opCreditRequest:
 		d.raise(c, dueCreditUpdate)
 	case opCreditUpdate:
-	default: // also a second REQUEST or RESPONSE: the connection lives on
+	case opRequest:
+		if c.state == closing { // the guest forgot the old connection
+			d.abandon(c, true)
+			return
+		}
+		d.stats.Dropped++ // a second one: the connection lives on
+	default: // also a second RESPONSE
 		d.stats.Dropped++
 	}
 }
