@@ -525,7 +525,7 @@ func TestNoAllocations(t *testing.T) {
 	k := s.conn()
 	buf := r.rx.Alloc(4096)
 	txBuf := r.tx.Alloc(headerSize + 1024)
-	p := make([]byte, 1024)
+	p, one := make([]byte, 1024), []byte{1, 0, 0, 0, 0, 0, 0, 0}
 	var events [8]unix.EpollEvent
 	var hostFD int
 	_ = raw.Control(func(fd uintptr) { hostFD = int(fd) })
@@ -537,7 +537,7 @@ func TestNoAllocations(t *testing.T) {
 	step := func() {
 		k.peerFwd, k.flight = k.sent, flight{}
 		_, _ = unix.Write(hostFD, p)
-		r.kick()
+		_, _ = unix.Write(r.d.KickFD(), one)
 		n, _ := unix.EpollWait(r.d.fds.epoll, events[:], 0)
 		for more := r.d.turn(events[:max(0, n)]); more; {
 			more = r.d.turn(nil)

@@ -216,7 +216,10 @@ func (d *Device) handleConn(c *conn, events uint32) {
 			d.flushOut(c)
 		}
 		if events&ended != 0 && c.state == open {
-			d.deafen(c) // both directions of the socket are down
+			// Both directions of the socket are down: if it is empty
+			// too, that is one SHUTDOWN instead of two.
+			d.lookForEnd(c)
+			d.deafen(c)
 		}
 		d.wake(c)
 	case closing:

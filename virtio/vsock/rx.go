@@ -193,6 +193,18 @@ func (d *Device) sendData(c *conn) error {
 // starve puts c aside until the guest gives credit. The end of the stream needs
 // none, so it is looked for.
 func (d *Device) starve(c *conn) {
+	if d.lookForEnd(c) && !c.starved {
+		c.starved, c.asked = true, 0
+		d.askCredit(c)
+	}
+}
+
+// lookForEnd acts on the end of the host's stream if it is the next thing to
+// read, and tells whether data is.
+func (d *Device) lookForEnd(c *conn) (data bool) {
+	if c.hostEOF {
+		return false
+	}
 	n, err := receive(c.fd, d.scratch[:1], unix.MSG_PEEK)
 	switch {
 	case err == errAgain:
@@ -202,8 +214,6 @@ func (d *Device) starve(c *conn) {
 		d.deafen(c)
 	case n == 0:
 		d.endOfFile(c)
-	case !c.starved:
-		c.starved, c.asked = true, 0
-		d.askCredit(c)
 	}
+	return n > 0
 }

@@ -165,14 +165,29 @@ func TestSignals(t *testing.T) {
 	s := newServer(t)
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP,
 		syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2} {
-		// They reach the whole group: the shell and its child.
-		status, err := guest.Exec(context.Background(), dial(t, s), sh("ulimit -c 0; sleep 1000; exit 1"),
+		status, err := guest.Exec(context.Background(), dial(t, s), guest.ExecRequest{Args: []string{"sleep", "1000"}},
 			nil, nil, nil, signalChan(sig))
 		if err != nil || status.Signal != sig {
 			t.Errorf("%v: %+v %v", sig, status, err)
 		}
 	}
 	s.Wait()
+}
+
+// A signal reaches the command's whole process group.
+func TestSignalsReachGroup(t *testing.T) {
+	s := newServer(t)
+	out := &notify{want: "up", seen: make(chan struct{})}
+	signals := make(chan syscall.Signal)
+	go func() {
+		<-out.seen
+		signals <- syscall.SIGTERM
+	}()
+	status, err := guest.Exec(context.Background(), dial(t, s), sh(`trap 'wait; echo parent; exit 3' TERM
+		sh -c 'trap "echo child; exit" TERM; echo up; while :; do sleep 0.01; done' & wait`), nil, out, nil, signals)
+	if err != nil || status.Code != 3 || out.String() != "up\nchild\nparent\n" {
+		t.Errorf("%+v %v %q", status, err, out.String())
+	}
 }
 
 func TestTimeout(t *testing.T) {
