@@ -52,7 +52,7 @@ func (e *onSandbox) Unwrap() error { return e.err }
 // sentences says what went wrong, the cause and the next command to type. The
 // first line stands for itself; others are the guest's console.
 func sentences(err error) []string {
-	line := printable(text(err))
+	line := printable(strings.ReplaceAll(text(err), "\n", "; ")) // joined errors
 	if h := hint(err); h != "" {
 		line += " (" + h + ")"
 	}
@@ -80,6 +80,8 @@ func text(err error) string {
 		return fmt.Sprintf("a sandbox %q exists already", on.name)
 	case errors.Is(err, host.ErrRunning):
 		return fmt.Sprintf("sandbox %q is running", on.name)
+	case errors.Is(err, host.ErrBusy):
+		return fmt.Sprintf("another command is starting or removing sandbox %q this moment", on.name)
 	case errors.Is(err, host.ErrBroken):
 		return fmt.Sprintf("sandbox %q is broken: %s", on.name, strings.TrimPrefix(err.Error(), host.ErrBroken.Error()+": "))
 	}

@@ -72,9 +72,13 @@ func (f *execFlags) request(command []string) (host.ExecRequest, error) {
 	if err != nil {
 		return host.ExecRequest{}, err
 	}
+	killAfter := time.Duration(f.KillAfter)
+	if killAfter == 0 {
+		killAfter = 1 // at once: 0 is the default in a request
+	}
 	return host.ExecRequest{
 		Args: command, Env: env, Dir: f.Workdir, User: f.User,
-		Timeout: time.Duration(f.Timeout), KillAfter: time.Duration(f.KillAfter),
+		Timeout: time.Duration(f.Timeout), KillAfter: killAfter,
 	}, nil
 }
 

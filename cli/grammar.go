@@ -84,7 +84,7 @@ type createCmd struct {
 }
 
 type startCmd struct {
-	Foreground bool `help:"Stay until the sandbox ends. TERM or INT stops it in order."`
+	Foreground bool `help:"Stay until the sandbox ends. TERM, INT or HUP stops it in order."`
 	Timeout    span `default:"2m" placeholder:"D" help:"Limit for the guest to get ready (default: 2m)."`
 	nameArg
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/signal"
 	"path/filepath"
 	"syscall"
@@ -53,19 +54,46 @@ func (c *startCmd) run(a *app) (int, error) {
 		return 0, err
 	}
 	closeOnExec()
-	ctx := a.ctx
-	if c.Foreground {
-		var stop context.CancelFunc
-		ctx, stop = signal.NotifyContext(a.ctx, syscall.SIGTERM, syscall.SIGINT)
-		defer stop()
+	ctx, release := cancelledBySignals(a.ctx)
+	defer release()
+	err = h.Start(ctx, c.Name, host.StartOptions{Timeout: time.Duration(c.Timeout)})
+	var given gaveUp
+	if err != nil && errors.As(context.Cause(ctx), &given) {
+		return 0, exitError(exitSignalled + int(given))
 	}
-	if err := h.Start(ctx, c.Name, host.StartOptions{Timeout: time.Duration(c.Timeout)}); err != nil {
+	if err != nil {
 		return 0, &onSandbox{name: c.Name, err: err}
 	}
 	if !c.Foreground {
 		return 0, nil
 	}
 	return c.stay(ctx, a, h)
+}
+
+// cancelledBySignals returns a context that INT, TERM and HUP end, with a gaveUp
+// as the cause.
+func cancelledBySignals(parent context.Context) (ctx context.Context, release func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	caught := make(chan os.Signal, 1)
+	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+		if !signal.Ignored(s) {
+			signal.Notify(caught, s)
+		}
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		select {
+		case s := <-caught:
+			cancel(gaveUp(s.(syscall.Signal)))
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(caught)
+		cancel(nil)
+		<-ended
+	}
 }
 
 // stay waits for the sandbox's end, and stops it when ctx ends.

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/agentkernel/agentkernel/host"
 )
 
 // command returns a process of the command line.
@@ -49,7 +51,7 @@ func exitOf(t *testing.T, err error) int {
 	return e.ExitCode()
 }
 
-// gone waits until a process is gone. Its pipe's end tells.
+// waitEOF waits until every process that has the pipe's other end is gone.
 func waitEOF(t *testing.T, r io.Reader) {
 	t.Helper()
 	if _, err := io.Copy(io.Discard, r); err != nil {
@@ -122,22 +124,25 @@ func TestKilledRun(t *testing.T) {
 	s := newShell(t)
 	cmd := s.command("run", "--name", "box", "sh", "-c", "echo ready; sleep 1000")
 	begin(t, cmd)
-	pid := strings.Fields(s.ok("inspect", "box"))
+	h, err := openFake(s.home)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
 	cmd.Process.Kill()
 	cmd.Wait()
-	_ = pid
-	if code, _, errs := s.run("", "start", "--foreground", "box"); code == 0 && errs != "" {
-		t.Errorf("%d %s", code, errs)
+	if _, err := h.Wait(t.Context(), "box"); err != nil && !errors.Is(err, host.ErrNotFound) {
+		t.Error(err)
 	}
-	for range 2 { // the first may still find the VMM ending
-		s.ok("list")
+	if out := s.ok("list", "-q"); out != "" {
+		t.Errorf("still there: %s", out)
 	}
 }
 
 func TestForeground(t *testing.T) {
 	s := newShell(t)
 	s.ok("create", "box")
-	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
 		cmd := s.command("start", "--foreground", "box")
 		out, _ := cmd.StderrPipe()
 		if err := cmd.Start(); err != nil {

@@ -41,13 +41,14 @@ type sandboxView struct {
 	MemoryMiB int        `json:"memory_mib,omitempty"`
 	Kernel    string     `json:"kernel,omitempty"`
 	Dir       string     `json:"dir,omitempty"`
+	Socket    string     `json:"socket,omitempty"`
 	PID       int        `json:"pid,omitempty"`
 }
 
 func sandboxJSON(s host.Sandbox) sandboxView {
 	v := sandboxView{
 		Name: s.Name, Status: string(s.Status), Reason: s.Reason, CPUs: s.CPUs,
-		MemoryMiB: s.MemoryMiB, Kernel: s.Kernel, Dir: s.Dir, PID: s.PID,
+		MemoryMiB: s.MemoryMiB, Kernel: s.Kernel, Dir: s.Dir, Socket: s.Socket, PID: s.PID,
 	}
 	if !s.Created.IsZero() {
 		v.Created = &s.Created
@@ -147,6 +148,7 @@ func (c *inspectCmd) run(a *app) (int, error) {
 	add("kernel", s.Kernel, s.Kernel != "")
 	add("pid", fmt.Sprint(s.PID), s.PID != 0)
 	add("directory", s.Dir, s.Dir != "")
+	add("socket", s.Socket, s.Socket != "")
 	return a.print(columns(rows))
 }
 

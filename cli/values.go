@@ -38,10 +38,10 @@ func (m *memory) UnmarshalText(text []byte) error {
 // span is a length of time.
 type span time.Duration
 
-// UnmarshalText reads seconds (90) or a Go duration (90s, 1m30s, 250ms).
+// UnmarshalText reads seconds (90, 0.5) or a Go duration (90s, 1m30s, 250ms).
 func (d *span) UnmarshalText(text []byte) error {
 	s := string(text)
-	if _, err := strconv.ParseUint(s, 10, 64); err == nil {
+	if s != "" && strings.Trim(s, "0123456789.") == "" {
 		s += "s"
 	}
 	v, err := time.ParseDuration(s)

@@ -21,8 +21,8 @@ func TestMemory(t *testing.T) {
 
 func TestSpan(t *testing.T) {
 	for text, want := range map[string]time.Duration{
-		"90": 90 * time.Second, "90s": 90 * time.Second, "1m30s": 90 * time.Second, "250ms": 250 * time.Millisecond, "0": 0,
-		"": -1, "-1": -1, "-1s": -1, "soon": -1, "1d": -1, "99999999999999999999": -1,
+		"90": 90 * time.Second, "90s": 90 * time.Second, "1m30s": 90 * time.Second, "250ms": 250 * time.Millisecond, "0": 0, "0.5": time.Second / 2,
+		"": -1, ".": -1, "1.2.3": -1, "-1": -1, "-1s": -1, "soon": -1, "1d": -1, "99999999999999999999": -1,
 	} {
 		d := span(-1)
 		err := d.UnmarshalText([]byte(text))

@@ -33,6 +33,9 @@ const (
 	// flushTime bounds the wait, at the guest's end, for clients to take the
 	// last frames of their commands.
 	flushTime = time.Second
+	// endTime bounds the wait for the VMM to end the machine that has announced
+	// its end.
+	endTime = 2 * time.Second
 	// gcPercent: the heap is small; collecting it seldom costs some MiB.
 	gcPercent = 400
 )
@@ -113,7 +116,7 @@ func (g *guest) fail(err error) {
 	text := strings.ReplaceAll(err.Error(), "\n", " ")
 	logLine("cannot set up the guest: " + text)
 	if g.dial() == nil {
-		g.status.Write([]byte(wire.StatusError + text + "\n"))
+		g.announce(wire.StatusError + text + "\n")
 	}
 	power.Off()
 	os.Exit(1) // the kernel panics, which ends the machine too
@@ -183,9 +186,18 @@ func (g *guest) powerOff(grace time.Duration) {
 		power.EndProcesses(g.users, grace)
 		g.flush()
 		power.SyncDisks()
-		g.status.Write([]byte(wire.StatusPoweroff))
+		g.announce(wire.StatusPoweroff)
 		power.Off()
 	})
+}
+
+// announce tells the VMM that this is the end, and gives it time to take the
+// machine away. A restart right after the write would overtake it: the kernel
+// sends what is written to a vsock from a work queue.
+func (g *guest) announce(line string) {
+	g.status.Write([]byte(line))
+	g.status.SetReadDeadline(time.Now().Add(endTime))
+	g.status.Read(make([]byte, 1))
 }
 
 // flush waits for the sessions to report their commands' ends.

@@ -101,6 +101,7 @@ type Sandbox struct {
 	MemoryMiB int
 	Kernel    string // "" for the embedded one
 	Dir       string // where its files are
+	Socket    string // its vsock socket, while it runs: "CONNECT <port>" first
 	PID       int    // of its VMM; 0 if it isn't running, or not known
 }
 
@@ -219,6 +220,7 @@ func (h *Host) Inspect(ctx context.Context, name string) (Sandbox, error) {
 	}
 	if s.Status == Running {
 		s.PID = b.Pid()
+		s.Socket = filepath.Join(s.Dir, store.VsockSocket)
 	}
 	return s, err
 }

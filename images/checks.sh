@@ -99,8 +99,28 @@ run_e2e() {
     "$ROOT/bin/lab" --binary "$BIN" --add "$dir" "${options[@]}" -- /mnt/e2e.test "$@" </dev/null
 }
 
+# cmd_bench measures on the emulated AMD host, by its instruction clock, and
+# boots the same kernel under QEMU there to compare with.
 cmd_bench() {
+    local dir=$OUT/bench
     build_all
     prepare_lab amd
-    die "there are no benchmarks yet"
+    rm -rf "$dir"
+    mkdir -p "$dir/qemu"
+    go_build "$dir/bench" ./tests/bench
+    stage_qemu "$dir/qemu"
+    "$dir/bench" -initramfs "$dir/qemu/initramfs.cpio" -busybox "$BUSYBOX"
+    "$ROOT/bin/lab" --clock --binary "$BIN" --add "$dir" -- /mnt/bench -qemu /mnt/qemu "$@" </dev/null
+}
+
+# stage_qemu DIR copies there what tests/bench/qemu.sh needs.
+stage_qemu() {
+    local dir=$1 qemu=/usr/bin/qemu-system-x86_64 library
+    mkdir "$dir/lib" "$dir/share"
+    cp "$ROOT/tests/bench/qemu.sh" "$qemu" "$OUT/vmlinux" "$dir"
+    while read -r library; do
+        cp -L "$library" "$dir/lib"
+    done < <(ldd "$qemu" | grep -o '/[^ ]*')
+    cp -L /lib64/ld-linux-x86-64.so.2 "$dir/ld.so"
+    cp /usr/share/qemu/{bios-microvm,pvh,linuxboot_dma}.bin "$dir/share"
 }

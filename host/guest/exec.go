@@ -38,7 +38,8 @@ const DefaultKillAfter = 5 * time.Second
 //
 //   - *Error: the guest did not start the command
 //   - *OutputError: a writer failed; the command was killed
-//   - wrapping ErrLost or ErrProtocol: the outcome is unknown
+//   - wrapping ErrLost: the outcome is unknown; what had arrived was written
+//   - wrapping ErrProtocol: the outcome is unknown, and not all may be written
 //   - the cause of the context's end; the command was killed
 //
 // stdin is read only as the command takes it, and only if req.Stdin is set.
@@ -59,6 +60,9 @@ func Exec(ctx context.Context, conn net.Conn, req ExecRequest, stdin io.Reader, 
 	defer stop()
 
 	exit, err := c.run(stdin, signals)
+	if errors.Is(err, ErrProtocol) {
+		c.fail(err) // what such a guest sent is not worth waiting for
+	}
 	c.close() // at once, for the guest: it waits for the client to go
 	if first := c.failure(); first != nil {
 		return ExitStatus{}, first

@@ -2,11 +2,13 @@ package vmm
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -193,12 +195,21 @@ func (m *machine) run() {
 // in this order, so that whoever sees one of them end finds the reason written
 // and can start the sandbox again.
 func (m *machine) close() {
+	if m.reason.Kind == KindPowerOff {
+		// What commands wrote before the power-off still reaches slow readers.
+		ctx, cancel := context.WithTimeout(context.Background(), drainLimit)
+		defer cancel()
+		_ = m.vsock.Drain(ctx) // what is not read by then is lost, and its reader sees that
+	}
 	for _, s := range m.slots {
 		_ = s.device.Close() // its loop ends; nothing is left to do about an error
 	}
 	_ = unix.Flock(FDLock, unix.LOCK_UN)
 	m.control.end()
 }
+
+// drainLimit bounds how long a reader that does not read keeps the VMM.
+const drainLimit = 10 * time.Second
 
 // end makes the machine stop for reason; only the first caller's counts. It
 // does not wait.

@@ -105,6 +105,7 @@ type Device struct {
 	rx, tx    *queue.Queue
 	event     *queue.Queue
 	interrupt bool // due at the end of the batch
+	broken    int  // how often the guest broke a queue
 	paused    bool
 	pausedAt  int64
 	drained   chan struct{} // closed when no connection is left; nil: nobody waits
@@ -338,9 +339,14 @@ func (d *Device) deactivate() {
 	}
 }
 
+// maxBrokenLogged bounds what a guest can write to the log.
+const maxBrokenLogged = 10
+
 // fail gives up a ring that the driver broke.
 func (d *Device) fail(err error) {
-	d.log("vsock: the guest broke a queue, the device waits for a reset: %v", err)
+	if d.broken++; d.broken <= maxBrokenLogged {
+		d.log("vsock: the guest broke a queue, the device waits for a reset: %v", err)
+	}
 	interrupt := d.act.Interrupt
 	d.deactivate()
 	interrupt.NeedsReset()

@@ -14,7 +14,6 @@ import (
 type echoGuest struct {
 	*rig
 	socks map[ports]*echoSock
-	open  int
 	total int // connections closed
 	bad   []string
 }

@@ -88,17 +88,28 @@ func (t *Tree) Leaf() (*Leaf, error) {
 		t.mu.Unlock()
 		return l, nil
 	}
-	t.next++
-	name := strconv.FormatUint(t.next, 10)
 	t.mu.Unlock()
-	return t.open(filepath.Join(t.path, name))
+	for {
+		path := filepath.Join(t.path, strconv.FormatUint(t.number(), 10))
+		l, err := t.make(path)
+		if !errors.Is(err, unix.EEXIST) { // root in the guest may have made one
+			return l, err
+		}
+	}
 }
 
-func (t *Tree) open(path string) (*Leaf, error) {
+func (t *Tree) number() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.next++
+	return t.next
+}
+
+func (t *Tree) make(path string) (*Leaf, error) {
 	if err := unix.Mkdir(path, 0o755); err != nil {
 		return nil, &os.PathError{Op: "mkdir", Path: path, Err: err}
 	}
-	l, err := t.openDir(path)
+	l, err := t.open(path)
 	if err != nil {
 		unix.Rmdir(path)
 	}
@@ -107,9 +118,9 @@ func (t *Tree) open(path string) (*Leaf, error) {
 
 // All returns the tree's own directory, with all leaves in it. It is never
 // released.
-func (t *Tree) All() (*Leaf, error) { return t.openDir(t.path) }
+func (t *Tree) All() (*Leaf, error) { return t.open(t.path) }
 
-func (t *Tree) openDir(path string) (*Leaf, error) {
+func (t *Tree) open(path string) (*Leaf, error) {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}

@@ -47,10 +47,11 @@ func (e *execution) begin() *wire.Failure {
 		return f
 	}
 	if g := e.srv.Groups; g != nil {
-		var err error
-		if e.group, err = g(); err != nil {
+		group, err := g()
+		if err != nil {
 			return failed("control group: %v", err)
 		}
+		e.group = group
 	}
 	var pipes pipes
 	defer pipes.closeChildEnds()

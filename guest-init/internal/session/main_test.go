@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -48,7 +49,7 @@ func openGroups() *cgroup.Tree {
 		if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err != nil {
 			continue
 		}
-		if t, err := cgroup.Open(filepath.Join(root, "agentkernel-test")); err == nil {
+		if t, err := cgroup.Open(filepath.Join(root, "agentkernel-test-"+strconv.Itoa(os.Getpid()))); err == nil {
 			return t
 		}
 	}
