@@ -30,6 +30,11 @@ const (
 	// GapEnd is the guest-physical address at which RAM goes on.
 	GapEnd = 1 << 32
 
+	// hugePage is what host and guest-physical addresses are congruent to:
+	// only then can KVM map the host's transparent huge pages as such, which
+	// saves the guest most of its second-level page faults.
+	hugePage = 2 << 20
+
 	// MaxSize bounds a guest's RAM, in bytes.
 	MaxSize = 64 << 30
 )
@@ -58,7 +63,8 @@ func (r *Region) Size() uint64 { return uint64(len(r.bytes)) }
 // goroutine; [Memory.Close] may not race with them.
 type Memory struct {
 	regions []Region
-	mapping []byte
+	size    uint64
+	mapping []byte // RAM and the slack in front of and behind it
 }
 
 // New maps size bytes of zeroed RAM. size is a multiple of [PageSize], at
@@ -67,17 +73,23 @@ func New(size uint64) (*Memory, error) {
 	if size == 0 || size > MaxSize || size%PageSize != 0 {
 		return nil, fmt.Errorf("guestmem: %d bytes of RAM: want a multiple of %d up to %d", size, PageSize, uint64(MaxSize))
 	}
-	mapping, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE,
+	mapping, err := unix.Mmap(-1, 0, int(size+hugePage), unix.PROT_READ|unix.PROT_WRITE,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, fmt.Errorf("guestmem: map %d bytes of RAM: %w", size, err)
 	}
-	low := min(size, GapStart)
-	regions := []Region{{Start: 0, bytes: mapping[:low:low]}}
-	if size > low {
-		regions = append(regions, Region{Start: GapEnd, bytes: mapping[low:size:size]})
+	// A core file must not hold what the guest's programs keep in memory. (It
+	// also keeps the kernel from merging the mapping with a neighbour.)
+	if err := unix.Madvise(mapping, unix.MADV_DONTDUMP); err != nil {
+		return nil, errors.Join(fmt.Errorf("guestmem: madvise: %w", err), unix.Munmap(mapping))
 	}
-	return &Memory{regions: regions, mapping: mapping}, nil
+	ram := mapping[misalignment(mapping):][:size]
+	low := min(size, GapStart)
+	regions := []Region{{Start: 0, bytes: ram[:low:low]}}
+	if size > low {
+		regions = append(regions, Region{Start: GapEnd, bytes: ram[low:size:size]})
+	}
+	return &Memory{regions: regions, size: size, mapping: mapping}, nil
 }
 
 // Close unmaps the RAM. The VM must be gone, and every device reset.
@@ -88,7 +100,7 @@ func (m *Memory) Close() error {
 }
 
 // Size returns the amount of RAM in bytes.
-func (m *Memory) Size() uint64 { return uint64(len(m.mapping)) }
+func (m *Memory) Size() uint64 { return m.size }
 
 // Regions returns the runs of RAM in ascending order of address. The caller
 // must not change the slice.

@@ -38,6 +38,11 @@ func TestLayoutAroundTheGap(t *testing.T) {
 	if regions[1].HostAddr()-regions[0].HostAddr() != GapStart {
 		t.Error("the regions are not one mapping")
 	}
+	for _, r := range regions {
+		if (uint64(r.HostAddr())-r.Start)%hugePage != 0 {
+			t.Errorf("%#x lies at %#x: no huge page can back it", r.Start, r.HostAddr())
+		}
+	}
 }
 
 func TestRange(t *testing.T) {

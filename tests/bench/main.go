@@ -113,7 +113,6 @@ func warm(rounds int) error {
 	}{
 		{"agentkernel version (the CLI alone)", []string{"version"}},
 		{"agentkernel exec -- true", []string{"exec", name, "--", "true"}},
-		{"agentkernel exec -- head -c 16M /dev/zero", []string{"exec", name, "--", "head", "-c", "16777216", "/dev/zero"}},
 	} {
 		if err := row(r.name, 4*rounds, func() error { return run("agentkernel", r.args...) }, nil); err != nil {
 			return err

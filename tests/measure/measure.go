@@ -17,8 +17,12 @@ type Footprint struct {
 	Anonymous int // of that, what no file backs
 }
 
+// guestSlackKiB is what the mapping of guest RAM has beside it, so that huge
+// pages fit (package guestmem).
+const guestSlackKiB = 2048
+
 // NonGuest reads the footprint of the VMM with process id pid. Guest RAM is
-// the mapping of exactly guestKiB; a VMM without it is an error.
+// the mapping of guestKiB and the slack; a VMM without it is an error.
 func NonGuest(pid, guestKiB int) (Footprint, error) {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/smaps", pid))
 	if err != nil {
@@ -38,7 +42,7 @@ func NonGuest(pid, guestKiB int) (Footprint, error) {
 		case "Anonymous":
 			fmt.Sscan(rest, &current.Anonymous)
 		case "VmFlags": // the last line of a mapping
-			if size == guestKiB {
+			if size == guestKiB+guestSlackKiB {
 				found = true
 			} else {
 				sum.RSS += current.RSS

@@ -16,22 +16,21 @@ var trees = []struct {
 	depth int
 }{
 	{"/proc", 1}, {"/proc/self", 1}, {"/proc/self/net", 1}, {"/proc/self/ns", 1}, {"/proc/self/attr", 1},
-	{"/proc/fs", 1}, {"/proc/pressure", 1}, {"/proc/sysvipc", 1}, {"/proc/tty", 1},
-	{"/proc/sys/fs", 3}, {"/proc/sys/kernel", 4}, {"/proc/sys/user", 1}, {"/proc/sys/vm", 1},
-	{"/proc/sys/net/core", 1}, {"/proc/sys/net/unix", 1}, {"/proc/sys/net/ipv4", 1}, {"/proc/sys/net/ipv4/conf/lo", 1},
+	{"/proc/pressure", 1}, {"/proc/sysvipc", 1}, {"/proc/tty", 1},
+	{"/proc/sys/fs", 3}, {"/proc/sys/kernel", 3}, {"/proc/sys/user", 1}, {"/proc/sys/vm", 1},
+	{"/proc/sys/net/core", 1}, {"/proc/sys/net/unix", 1},
+	{"/proc/sys/net/ipv4", 1}, {"/proc/sys/net/ipv4/conf/lo", 1},
 	{"/proc/sys/net/ipv6", 1}, {"/proc/sys/net/ipv6/conf/lo", 1},
-	{"/sys", 1}, {"/sys/kernel", 2}, {"/sys/fs", 1}, {"/sys/fs/cgroup", 1}, {"/sys/class", 1}, {"/sys/class/net/lo", 1},
-	{"/sys/devices/system", 1}, {"/sys/devices/system/cpu", 1}, {"/sys/devices/system/cpu/cpu0", 1},
-	{"/sys/devices/system/node", 1},
+	{"/sys", 1}, {"/sys/fs", 1}, {"/sys/fs/cgroup", 1}, {"/sys/kernel", 1}, {"/sys/kernel/mm", 2},
+	{"/sys/class/net/lo", 1}, {"/sys/devices/system", 1}, {"/sys/devices/system/cpu", 1},
+	{"/sys/devices/system/cpu/cpu0", 1}, {"/sys/devices/system/node", 1},
 }
 
 // numbered are names that differ from one run to the next: processes.
 var numbered = regexp.MustCompile(`^[0-9]+$`)
 
-// cgroupOwned are names in the root of the cgroup tree that are cgroups.
-const controlFiles = `^(cgroup|cpu|cpuset|memory|io|pids|hugetlb|rdma|misc|irq)\.`
-
-var controlFile = regexp.MustCompile(controlFiles)
+// controlFile is what in a cgroup's folder is not another cgroup.
+var controlFile = regexp.MustCompile(`^(cgroup|cpu|cpuset|memory|io|pids|hugetlb|rdma|misc|irq)\.`)
 
 func probeFiles() {
 	for _, t := range trees {

@@ -30,10 +30,11 @@ func probeNamespaces() {
 	}
 	fact("namespace", "user and all", answer(inNamespaces(all, "nothing")))
 	inside := uintptr(unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWPID)
+	fact("namespace", "user within user", answer(inNamespaces(unix.CLONE_NEWUSER, "nested user namespace")))
 	for _, question := range []string{
 		"mount tmpfs", "mount overlay", "mount proc", "mount mqueue", "mount devpts", "bind mount", "pivot_root",
-		"raw socket", "packet socket", "xdp socket", "tun", "dummy interface", "veth interface", "bridge interface",
-		"nested user namespace",
+		"raw socket", "packet socket", "xdp socket",
+		"tun", "dummy interface", "veth interface", "bridge interface",
 	} {
 		fact("in own namespaces", question, answer(inNamespaces(inside, question)))
 	}

@@ -13,6 +13,12 @@ import (
 // KVM_SET_USER_MEMORY_REGION wants it.
 func (r *Region) HostAddr() uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(r.bytes))) }
 
+// misalignment returns how many bytes of mapping lie before the first multiple
+// of hugePage.
+func misalignment(mapping []byte) uint64 {
+	return -uint64(uintptr(unsafe.Pointer(unsafe.SliceData(mapping)))) % hugePage
+}
+
 func (m *Memory) word(gpa, size uint64) (unsafe.Pointer, error) {
 	if gpa%size != 0 {
 		return nil, ErrAlign
