@@ -132,6 +132,10 @@ cmd_run() {
     fi
     if [[ -n $lab ]]; then
         say "using the lab, an emulated host"
+    elif [[ -e /dev/kvm ]] && ! grep -qwE 'vmx|svm' /proc/cpuinfo; then
+        # Some virtual machines have a KVM that runs only kernels made for it.
+        say "this machine's /dev/kvm has no VMX or SVM behind it, which a guest needs: using the lab, an emulated host (the sandbox ends with it)"
+        lab=1
     elif [[ -e /dev/kvm ]]; then
         check_kvm
         say "using this machine's /dev/kvm"

@@ -19,7 +19,6 @@ func (c *execCmd) run(a *app) (int, error) {
 	}
 	session := newSession(a, c.Stdin)
 	defer session.close()
-	session.signals.booted.Store(true)
 	status, err := h.Exec(session.ctx, c.Name, request, session.streams)
 	if err != nil {
 		err = &onSandbox{name: c.Name, err: err}
@@ -45,7 +44,7 @@ func (c *runCmd) run(a *app) (int, error) {
 	defer session.close()
 	name := c.Name
 	status, err := h.Run(session.ctx, request, session.streams, host.RunOptions{
-		Config: config, Keep: c.Keep, Ready: func() { session.signals.booted.Store(true) },
+		Config: config, Keep: c.Keep,
 		Start: host.StartOptions{Timeout: time.Duration(c.StartTimeout)},
 		Created: func(n string) {
 			name = n

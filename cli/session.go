@@ -34,6 +34,7 @@ func newSession(a *app, stdin bool) *session {
 	}
 	s.signals = forward(s.cancel, a.note)
 	s.streams.Signals = s.signals.out
+	s.streams.Started = func() { s.signals.started.Store(true) }
 	return s
 }
 
@@ -67,13 +68,13 @@ const giveUpAfter = 3
 
 // forwarder passes signals on to a command.
 type forwarder struct {
-	out    chan syscall.Signal
-	caught chan os.Signal
-	done   chan struct{}
-	ended  chan struct{}
-	booted atomic.Bool // whether there is a guest to take signals
-	cancel context.CancelCauseFunc
-	note   func(string, ...any)
+	out     chan syscall.Signal
+	caught  chan os.Signal
+	done    chan struct{}
+	ended   chan struct{}
+	started atomic.Bool // whether there is a command to take signals
+	cancel  context.CancelCauseFunc
+	note    func(string, ...any)
 }
 
 // forward begins to pass on signals, except those that were ignored when the
@@ -134,13 +135,13 @@ func (f *forwarder) run() {
 const maxWaiting = 64
 
 // accept reports whether a signal is to be passed on. The third INT ends the
-// command from outside, and so does every signal that comes before there is a
-// guest: it is us that it means.
+// command from outside, and so does every signal that comes before there is one:
+// it is us that it means.
 func (f *forwarder) accept(sig syscall.Signal, interrupts int) bool {
 	switch {
 	case sig == syscall.SIGPIPE:
 		return false
-	case !f.booted.Load() && sig != syscall.SIGUSR1 && sig != syscall.SIGUSR2,
+	case !f.started.Load() && sig != syscall.SIGUSR1 && sig != syscall.SIGUSR2,
 		sig == syscall.SIGINT && interrupts >= giveUpAfter:
 		f.cancel(gaveUp(sig))
 		return false

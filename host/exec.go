@@ -40,6 +40,9 @@ type Streams struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	Signals        <-chan syscall.Signal
+	// Started, if not nil, is called once, when the guest has taken the request.
+	// Until then a signal waits with it.
+	Started func()
 }
 
 // Exec runs a command in a running sandbox and returns how it ended, when its
@@ -68,11 +71,29 @@ func execIn(ctx context.Context, b *store.Sandbox, r ExecRequest, s Streams) (Ex
 	}
 	defer conn.Close()
 	r.Stdin = s.Stdin != nil
+	if s.Started != nil {
+		conn = &answeredConn{Conn: conn, answered: s.Started}
+	}
 	status, err := guest.Exec(ctx, conn, r, s.Stdin, s.Stdout, s.Stderr, s.Signals)
 	if errors.Is(err, ErrLost) && ctx.Err() == nil {
 		err = lostIn(ctx, b, err)
 	}
 	return status, err
+}
+
+// answeredConn tells when the first bytes come from the other side.
+type answeredConn struct {
+	net.Conn
+	answered func() // nil once it was called; the reader's
+}
+
+func (c *answeredConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 && c.answered != nil {
+		c.answered()
+		c.answered = nil
+	}
+	return n, err
 }
 
 // lostIn explains a connection that ended before the command did.

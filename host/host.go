@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/agentkernel/agentkernel/host/store"
@@ -192,7 +193,7 @@ func (h *Host) List(ctx context.Context) ([]Sandbox, error) {
 			continue // removed meanwhile
 		}
 		if err != nil {
-			s = Sandbox{Name: name, Status: Broken, Reason: err.Error()}
+			s = Sandbox{Name: name, Status: Broken, Reason: brokenReason(err)}
 		}
 		all = append(all, s)
 	}
@@ -203,7 +204,7 @@ func (h *Host) List(ctx context.Context) ([]Sandbox, error) {
 func (h *Host) Inspect(ctx context.Context, name string) (Sandbox, error) {
 	b, err := h.store.Open(name)
 	if errors.Is(err, store.ErrBroken) {
-		return Sandbox{Name: name, Status: Broken, Reason: err.Error()}, nil
+		return Sandbox{Name: name, Status: Broken, Reason: brokenReason(err)}, nil
 	}
 	if err != nil {
 		return Sandbox{}, err
@@ -216,13 +217,18 @@ func (h *Host) Inspect(ctx context.Context, name string) (Sandbox, error) {
 		s.Status, s.Reason, err = status(ctx, b)
 	}
 	if errors.Is(err, store.ErrBroken) {
-		s.Status, s.Reason, err = Broken, err.Error(), nil
+		s.Status, s.Reason, err = Broken, brokenReason(err), nil
 	}
 	if s.Status == Running {
 		s.PID = b.Pid()
 		s.Socket = filepath.Join(s.Dir, store.VsockSocket)
 	}
 	return s, err
+}
+
+// brokenReason is what makes a sandbox broken, without the word itself.
+func brokenReason(err error) string {
+	return strings.TrimPrefix(err.Error(), store.ErrBroken.Error()+": ")
 }
 
 // status derives a sandbox's status from its lock and its exit file.

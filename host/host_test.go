@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -170,7 +171,9 @@ func TestStartFailures(t *testing.T) {
 		if !errors.As(err, &failed) || !strings.Contains(failed.Reason, reason) || !strings.Contains(failed.Console, "last words") {
 			t.Errorf("%s: %#v", name, err)
 		}
-		expect(t, h, name, host.Died)
+		if s := expect(t, h, name, host.Died); !strings.Contains(s.Reason, reason) {
+			t.Errorf("%s: reason %q", name, s.Reason)
+		}
 	}
 }
 
@@ -198,9 +201,7 @@ func TestCancelledStartEndsTheVMM(t *testing.T) {
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
-	if s, err := h.Inspect(t.Context(), hosttest.Hangs+"x"); err != nil || s.Status == host.Running {
-		t.Errorf("%+v %v", s, err)
-	}
+	expect(t, h, hosttest.Hangs+"x", host.Stopped)
 }
 
 func TestStopForcesADeafGuest(t *testing.T) {
@@ -313,6 +314,45 @@ func TestRaces(t *testing.T) {
 	}
 }
 
+// H6, pairs of different commands: whatever comes of them has a name, and the
+// sandbox can be used afterwards.
+func TestMixedRaces(t *testing.T) {
+	h, _ := open(t)
+	ctx := context.Background()
+	do := map[string]func() error{
+		"start":  func() error { return h.Start(ctx, "box", host.StartOptions{}) },
+		"stop":   func() error { return h.Stop(ctx, "box", host.StopOptions{}) },
+		"force":  func() error { return h.Stop(ctx, "box", host.StopOptions{Force: true}) },
+		"remove": func() error { return h.Remove(ctx, "box", host.RemoveOptions{}) },
+		"rm -f":  func() error { return h.Remove(ctx, "box", host.RemoveOptions{Force: true}) },
+		"create": func() error { _, err := h.Create(ctx, host.Config{Name: "box"}); return err },
+		"exec": func() error {
+			_, err := h.Exec(ctx, "box", host.ExecRequest{Args: []string{"true"}}, host.Streams{})
+			return err
+		},
+	}
+	named := []error{host.ErrExists, host.ErrRunning, host.ErrNotRunning, host.ErrNotFound, host.ErrBusy, host.ErrLost, host.ErrStart}
+	for first := range do {
+		for second := range do {
+			var errs [2]error
+			var all sync.WaitGroup
+			all.Go(func() { errs[0] = do[first]() })
+			all.Go(func() { errs[1] = do[second]() })
+			all.Wait()
+			for i, err := range errs {
+				if err != nil && !slices.ContainsFunc(named, func(n error) bool { return errors.Is(err, n) }) {
+					t.Errorf("%s with %s: error %d: %v", first, second, i, err)
+				}
+			}
+		}
+	}
+	if err := h.Remove(ctx, "box", host.RemoveOptions{Force: true}); err != nil && !errors.Is(err, host.ErrNotFound) {
+		t.Error(err)
+	}
+	create(t, h, "box")
+	start(t, h, "box")
+}
+
 func TestListWhileEverythingChanges(t *testing.T) {
 	h, _ := open(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -338,12 +378,12 @@ func TestListWhileEverythingChanges(t *testing.T) {
 func TestRun(t *testing.T) {
 	h, home := open(t)
 	var out, errs bytes.Buffer
-	name, ready := "", false
+	name, started := "", false
 	status, err := h.Run(t.Context(), host.ExecRequest{Args: []string{"sh", "-c", "cat; echo oops >&2; exit 3"}},
-		host.Streams{Stdin: strings.NewReader("hello"), Stdout: &out, Stderr: &errs},
-		host.RunOptions{Created: func(n string) { name = n }, Ready: func() { ready = true }})
-	if err != nil || status.ExitCode() != 3 || out.String() != "hello" || errs.String() != "oops\n" || name == "" || !ready {
-		t.Fatalf("%+v %v %q %q %q %v", status, err, out.String(), errs.String(), name, ready)
+		host.Streams{Stdin: strings.NewReader("hello"), Stdout: &out, Stderr: &errs, Started: func() { started = true }},
+		host.RunOptions{Created: func(n string) { name = n }})
+	if err != nil || status.ExitCode() != 3 || out.String() != "hello" || errs.String() != "oops\n" || name == "" || !started {
+		t.Fatalf("%+v %v %q %q %q %v", status, err, out.String(), errs.String(), name, started)
 	}
 	if left, _ := os.ReadDir(filepath.Join(home, "sandboxes")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
@@ -379,8 +419,8 @@ func TestCancelledRunLeavesNothing(t *testing.T) {
 	h, _ := open(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	name := ""
-	_, err := h.Run(ctx, host.ExecRequest{Args: []string{"sleep", "1000"}}, host.Streams{},
-		host.RunOptions{Created: func(n string) { name = n }, Ready: cancel})
+	_, err := h.Run(ctx, host.ExecRequest{Args: []string{"sleep", "1000"}}, host.Streams{Started: cancel},
+		host.RunOptions{Created: func(n string) { name = n }})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}

@@ -16,8 +16,6 @@ type RunOptions struct {
 	// Created, if not nil, is called with the sandbox's name as soon as it has
 	// one.
 	Created func(name string)
-	// Ready, if not nil, is called when the guest takes commands.
-	Ready func()
 }
 
 // Run makes a sandbox, runs one command in it, and removes it. It returns when
@@ -46,9 +44,6 @@ func (h *Host) Run(ctx context.Context, r ExecRequest, s Streams, o RunOptions) 
 		if err := awaitReady(ctx, b, m, o.Start); err != nil {
 			return ExitStatus{}, err
 		}
-		if o.Ready != nil {
-			o.Ready()
-		}
 		return execIn(ctx, b, r, s)
 	}
 	return h.runOnce(ctx, b, m, r, s, o)
@@ -65,8 +60,6 @@ func (h *Host) runOnce(ctx context.Context, b *store.Sandbox, m *machine, r Exec
 		err := awaitReady(execCtx, b, m, o.Start)
 		if err != nil {
 			cancel()
-		} else if o.Ready != nil {
-			o.Ready()
 		}
 		booted <- err
 	}()

@@ -23,6 +23,7 @@ type machine struct {
 	proc   *os.Process
 	ended  <-chan struct{} // closed when the process is gone
 	status *os.File        // its status pipe, the reading end
+	exit   *os.File        // its exit file
 }
 
 // spawn starts the VMM of a held sandbox. Everything that can fail without it
@@ -64,9 +65,10 @@ func (h *Host) spawn(held *store.Held, c Config) (*machine, error) {
 	if m.proc, m.ended, err = startProcess(h.Program, c, fds); err != nil {
 		r.Close()
 		err = fmt.Errorf("sandbox %q: start the VMM: %w", held.Name, err)
-		_ = files.RecordExit(store.Exit{Kind: string(vmm.KindVMMError), Reason: "its VMM could not be started"})
+		_ = store.RecordExit(files.Exit, store.Exit{Kind: string(vmm.KindVMMError), Reason: "its VMM could not be started"})
 		return nil, err
 	}
+	m.exit, files.Exit = files.Exit, nil
 	_ = held.NotePid(m.proc.Pid) // a hint only
 	return m, nil
 }
@@ -109,10 +111,9 @@ func openKernel(path string) (*os.File, error) {
 // errSilent: the VMM ended without a word.
 var errSilent = errors.New("its VMM ended without a reason")
 
-// ready waits until the guest is ready. A *StartError's console is not filled
-// in. It may be called once.
+// ready waits until the guest is ready. The error is ctx's, or says why the
+// guest isn't. It may be called once.
 func (m *machine) ready(ctx context.Context) error {
-	defer m.status.Close()
 	stop := context.AfterFunc(ctx, func() { m.status.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	line, err := bufio.NewReaderSize(io.LimitReader(m.status, 4096), 4096).ReadString('\n')
@@ -123,15 +124,22 @@ func (m *machine) ready(ctx context.Context) error {
 	if line == "ready" && err == nil {
 		return nil
 	}
-	reason, ok := strings.CutPrefix(line, "error ")
-	if !ok {
-		reason = errSilent.Error()
+	if reason, ok := strings.CutPrefix(line, "error "); ok {
+		return errors.New(reason)
 	}
-	return &StartError{Name: m.name, Reason: reason}
+	return errSilent
 }
 
-// kill ends the VMM at once, and waits for its end.
-func (m *machine) kill() {
+// kill ends the VMM at once, waits for its end, and leaves the reason behind if
+// the VMM itself left none.
+func (m *machine) kill(kind vmm.Kind, reason string) {
 	_ = m.proc.Signal(unix.SIGKILL)
 	<-m.ended
+	_ = store.RecordExit(m.exit, store.Exit{Kind: string(kind), Reason: reason})
+}
+
+// close closes what is left of the starter's side.
+func (m *machine) close() {
+	m.status.Close()
+	m.exit.Close()
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/agentkernel/agentkernel/host/store"
+	"github.com/agentkernel/agentkernel/host/vmm"
 )
 
 // DefaultStartTimeout is how long a guest may take to get ready. It is generous
@@ -73,30 +74,28 @@ func awaitReady(ctx context.Context, b *store.Sandbox, m *machine, o StartOption
 	}
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	defer m.close()
 	err := m.ready(limited)
 	if err == nil {
 		return nil
 	}
-	m.kill()
 	if ctx.Err() != nil {
+		m.kill(vmm.KindStopped, "its start was called off")
 		return ctx.Err()
 	}
+	failed := &StartError{Name: b.Name, Reason: err.Error()}
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = &StartError{Name: b.Name, Reason: fmt.Sprintf("the guest was not ready within %s", limit)}
+		failed.Reason = fmt.Sprintf("the guest was not ready within %s", limit)
 	}
-	var start *StartError
-	if errors.As(err, &start) {
-		start.complete(b)
-	}
-	return err
+	m.kill(vmm.KindGuestError, failed.Reason)
+	failed.complete(b)
+	return failed
 }
 
 // complete adds what the sandbox's files tell.
 func (e *StartError) complete(b *store.Sandbox) {
 	if e.Reason == errSilent.Error() {
-		if exit, _, recorded, err := b.Exit(); err == nil && recorded {
-			e.Reason = exit.Reason
-		} else if log := tail(b.VMMLog, 1); log != "" {
+		if log := tail(b.VMMLog, 1); log != "" {
 			e.Reason += ": " + log
 		}
 	}

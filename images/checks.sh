@@ -10,8 +10,7 @@ cmd_test() {
     case ${1-all} in
     all)
         test_unit
-        test_e2e
-        test_intel
+        test_both_labs
         ;;
     unit | e2e | intel) "test_$1" ;;
     *) die "no such tests: $1; there are unit, e2e and intel" ;;
@@ -70,12 +69,31 @@ prepare_lab() {
     build_lab
 }
 
-# test_e2e runs the end-to-end tests on the emulated AMD host.
+# test_both_labs runs the Intel lab, which is one busy process like the AMD one,
+# beside it, and shows its output behind the other's.
+test_both_labs() {
+    local log=$OUT/intel.log failed=
+    build_all
+    prepare_lab amd
+    prepare_lab intel
+    test_intel >"$log" 2>&1 &
+    trap 'kill %% 2>/dev/null || true' EXIT # not left behind when the AMD one fails
+    test_e2e
+    wait %% || failed=1
+    trap - EXIT
+    cat "$log"
+    [[ -z $failed ]] || die "the tests on the emulated Intel host failed"
+}
+
+# test_e2e runs the end-to-end tests on the emulated AMD host, and on one that
+# has nothing but agentkernel.
 test_e2e() {
     build_all
     prepare_lab amd
     say "end-to-end tests on the emulated AMD host"
     run_e2e --timeout 40m -- -test.v
+    say "end-to-end tests on an emulated appliance"
+    run_e2e --appliance --timeout 10m --env TMPDIR=/run -- -test.v -test.run='^TestAppliance$' -appliance
 }
 
 # test_intel runs the smaller set on the emulated Intel host, which is slower.
@@ -83,20 +101,26 @@ test_intel() {
     build_all
     prepare_lab intel
     say "end-to-end tests, the small set, on the emulated Intel host"
-    run_e2e --intel --timeout 30m -- -test.v -test.short
+    run_e2e --intel --timeout 40m -- -test.v -test.run='^(TestRun|TestSpecExamples|TestSequence|TestLifecycle)$'
 }
 
 # run_e2e LAB_OPTION… -- TEST_FLAG… runs the compiled tests inside a lab.
 run_e2e() {
-    local dir=$OUT/e2e options=()
+    local dir options=()
     while [[ $1 != -- ]]; do
         options+=("$1")
         shift
     done
     shift
-    mkdir -p "$dir"
+    dir=$(mktemp -d)
     (cd "$ROOT" && CGO_ENABLED=0 go test -c -tags=e2e -trimpath -o "$dir/e2e.test" ./tests/e2e)
-    "$ROOT/bin/lab" --binary "$BIN" --add "$dir" "${options[@]}" -- /mnt/e2e.test "$@" </dev/null
+    (cd "$ROOT" && go_build "$dir/probe" ./tests/probe)
+    if "$ROOT/bin/lab" --binary "$BIN" --add "$dir" "${options[@]}" -- /mnt/e2e.test "$@" </dev/null; then
+        rm -r "$dir"
+    else
+        rm -r "$dir"
+        return 1
+    fi
 }
 
 # cmd_bench measures on the emulated AMD host, by its instruction clock, and

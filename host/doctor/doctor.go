@@ -121,7 +121,7 @@ func (s *System) device() Check {
 	c.Result, c.Found = Fails, err.Error()
 	switch {
 	case errors.Is(err, kvm.ErrPermission):
-		c.Mend = "sudo usermod -aG kvm $USER, then log in again (or, where there is no group kvm: sudo chmod 666 /dev/kvm)"
+		c.Mend = "sudo usermod -aG kvm $USER, then log in again (at once, until the next boot: sudo setfacl -m u:$USER:rw /dev/kvm)"
 	case errors.Is(err, kvm.ErrNoDevice), errors.Is(err, kvm.ErrNotReady):
 		c.Found, c.Mend = s.missing(err)
 	case errors.Is(err, kvm.ErrUnsupported):

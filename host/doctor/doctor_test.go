@@ -16,12 +16,12 @@ import (
 // goodHost is a physical Intel machine on which nothing is to be mended.
 func goodHost() map[string]string {
 	return map[string]string{
-		"proc/cpuinfo": "processor\t: 0\nflags\t\t: fpu vmx tsc_deadline_timer\n\nprocessor\t: 1\nflags\t\t: fpu\n",
-		"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    4194304 kB\n",
-		"proc/mounts":  "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid,favordynmods 0 0\n",
-		"sys/module/kvm_intel/parameters/ept":                             "Y\n",
-		"sys/module/kvm/parameters/nx_huge_pages":                         "N\n",
-		"sys/module/kvm/parameters/halt_poll_ns":                          "200000\n",
+		"proc/cpuinfo":                            "processor\t: 0\nflags\t\t: fpu vmx tsc_deadline_timer\n\nprocessor\t: 1\nflags\t\t: fpu\n",
+		"proc/meminfo":                            "MemTotal: 9 kB\nMemAvailable:    4194304 kB\n",
+		"proc/mounts":                             "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid,favordynmods 0 0\n",
+		"sys/module/kvm_intel/parameters/ept":     "Y\n",
+		"sys/module/kvm/parameters/nx_huge_pages": "N\n",
+		"sys/module/kvm/parameters/halt_poll_ns":  "200000\n",
 		"sys/devices/system/clocksource/clocksource0/current_clocksource": "tsc\n",
 		"sys/kernel/mm/transparent_hugepage/enabled":                      "always [madvise] never\n",
 	}

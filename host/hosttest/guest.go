@@ -14,11 +14,13 @@ import (
 )
 
 // guest serves one request as a guest's first process would, though it is far
-// simpler: no users, no directories, no windows beyond the first.
+// simpler: no users, no directories, no control groups.
 type guest struct {
 	m    *machine
 	conn net.Conn
 	rd   *wire.Reader
+
+	credit [3]*wire.Credit // of stdout and stderr
 
 	mu sync.Mutex // one frame at a time
 }
@@ -30,7 +32,8 @@ func (m *machine) vsock(conn net.Conn) {
 		return
 	}
 	conn.Write([]byte("OK 1073741824\n"))
-	g := &guest{m: m, conn: conn, rd: wire.NewReader(br, wire.FromHost)}
+	g := &guest{m: m, conn: conn, rd: wire.NewReader(br, wire.FromHost),
+		credit: [3]*wire.Credit{wire.Stdout: wire.NewCredit(), wire.Stderr: wire.NewCredit()}}
 	h, err := g.rd.Next()
 	if err != nil {
 		return
@@ -138,8 +141,13 @@ func (g *guest) start(cmd *exec.Cmd, s *wire.Start) (*outputs, io.WriteCloser, e
 func (g *guest) pump(r io.Reader, stream uint8, out *outputs) {
 	buf := make([]byte, wire.HeaderSize+16<<10)
 	for {
-		n, err := r.Read(buf[wire.HeaderSize:])
+		room := min(g.credit[stream].Wait(), 16<<10)
+		if room == 0 {
+			return // the client is gone
+		}
+		n, err := r.Read(buf[wire.HeaderSize : wire.HeaderSize+room])
 		if n > 0 {
+			g.credit[stream].Use(n)
 			out.total[stream] += uint64(n)
 			wire.PutHeader(buf, wire.Header{Type: wire.TypeData, Stream: stream, Length: uint32(n)})
 			g.send(buf[:wire.HeaderSize+n])
@@ -158,7 +166,11 @@ func (g *guest) end(out *outputs, exit wire.Exit) {
 
 // listen takes stdin and signals until the client goes, which ends the command.
 func (g *guest) listen(cmd *exec.Cmd, in io.WriteCloser) {
-	defer syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	defer func() {
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		g.credit[wire.Stdout].Close()
+		g.credit[wire.Stderr].Close()
+	}()
 	for {
 		h, err := g.rd.Next()
 		if err != nil {
@@ -174,6 +186,10 @@ func (g *guest) listen(cmd *exec.Cmd, in io.WriteCloser) {
 			g.send(wire.AppendCredit(nil, wire.Stdin, uint32(len(p))))
 		case wire.TypeEOF:
 			in.Close()
+		case wire.TypeCredit:
+			if n, err := wire.DecodeCredit(p); err == nil {
+				g.credit[h.Stream].Grant(n)
+			}
 		case wire.TypeSignal:
 			syscall.Kill(-cmd.Process.Pid, syscall.Signal(p[0]))
 		}

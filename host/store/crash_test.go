@@ -61,7 +61,7 @@ var jobs = map[string]func(home string, step stepFunc) error{
 			if err := h.NotePid(1); err != nil {
 				return err
 			}
-			return f.RecordExit(Exit{Kind: ExitStopped})
+			return RecordExit(f.Exit, Exit{Kind: ExitStopped})
 		})
 	},
 	"remove": func(home string, step stepFunc) error {
@@ -128,7 +128,7 @@ func prepareHome(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := f.RecordExit(Exit{Kind: ExitStopped, Reason: "by request"}); err != nil {
+	if err := RecordExit(f.Exit, Exit{Kind: ExitStopped, Reason: "by request"}); err != nil {
 		t.Fatal(err)
 	}
 	f.Close()

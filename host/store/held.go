@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 
@@ -149,9 +150,18 @@ func (h *Held) NotePid(pid int) error {
 	return err
 }
 
-// RecordExit writes the exit file for a VMM that could not be started.
-func (f *VMMFiles) RecordExit(e Exit) error {
-	_, err := fmt.Fprintf(f.Exit, "%s\t%s\n", e.Kind, e.Reason)
+// RecordExit writes the exit file for a VMM that is gone (or never came), unless
+// it recorded its end itself.
+func RecordExit(f *os.File, e Exit) error {
+	old := make([]byte, maxExit)
+	n, err := f.ReadAt(old, 0)
+	if err != nil && err != io.EOF {
+		return err
+	}
+	if _, recorded := parseExit(old[:n]); recorded {
+		return nil
+	}
+	_, err = f.WriteAt([]byte(e.Kind+"\t"+e.Reason+"\n"), 0)
 	return err
 }
 

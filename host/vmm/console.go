@@ -63,9 +63,12 @@ func (c *consoleLog) remember(p []byte) {
 	}
 }
 
+// noteSize is more than the line that makeRoom writes ever has.
+const noteSize = 80
+
 // makeRoom moves the newer half of the file to its start.
 func (c *consoleLog) makeRoom() {
-	kept := make([]byte, c.limit/2)
+	kept := make([]byte, c.limit/2-noteSize)
 	n, err := unix.Pread(c.fd, kept, c.size-int64(len(kept)))
 	if err != nil {
 		n = 0

@@ -22,6 +22,7 @@ package vmm
 import (
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"runtime"
@@ -66,6 +67,7 @@ func Args(name string, cpus int, memoryMiB uint64) []string {
 func parse(args []string) (config, error) {
 	var c config
 	flags := flag.NewFlagSet(Command, flag.ContinueOnError)
+	flags.SetOutput(io.Discard) // the error is returned
 	flags.StringVar(&c.name, "name", "", "host name of the guest")
 	flags.IntVar(&c.cpus, "cpus", 1, "number of vCPUs")
 	flags.Uint64Var(&c.memoryMiB, "memory", 512, "RAM in MiB")

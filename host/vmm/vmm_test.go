@@ -66,7 +66,9 @@ func TestPanicReason(t *testing.T) {
 	if text, ok := log.panicReason(); !ok || text != "Attempted to kill init!" {
 		t.Errorf("%q, %v", text, ok)
 	}
-	log.Write(bytes.Repeat([]byte("y"), 5*tailSize))
+	for range 3 {
+		log.Write(bytes.Repeat([]byte("y"), 5*tailSize))
+	}
 	if text, ok := log.panicReason(); ok {
 		t.Errorf("the tail is unbounded: %q", text)
 	}

@@ -114,7 +114,7 @@ func warm(rounds int) error {
 		{"agentkernel version (the CLI alone)", []string{"version"}},
 		{"agentkernel exec -- true", []string{"exec", name, "--", "true"}},
 	} {
-		if err := row(r.name, 4*rounds, func() error { return run("agentkernel", r.args...) }, nil); err != nil {
+		if err := row(r.name, 2*rounds, func() error { return run("agentkernel", r.args...) }, nil); err != nil {
 			return err
 		}
 	}

@@ -58,6 +58,7 @@ func probeSystemCalls() {
 // askCalls has a child walk from a number on. It returns where to go on: past
 // the call that ended the child, or past the last one.
 func askCalls(from int, answers map[int]string) int {
+	began := from
 	cmd := self(fmt.Sprint("calls-from-", from))
 	cmd.Stderr = nil // of a Go program that dies
 	out, err := cmd.StdoutPipe()
@@ -76,7 +77,7 @@ func askCalls(from int, answers map[int]string) int {
 		answers[n] = strings.TrimSuffix(word, "?") // "yes?" before the call: it stays if the child dies
 		from = n + 1
 	}
-	if cmd.Wait() == nil {
+	if cmd.Wait() == nil || from == began { // all asked; or a child that can't even begin
 		return firstLater + len(laterCalls)
 	}
 	return from

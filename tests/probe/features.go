@@ -12,7 +12,6 @@ import (
 
 // Constants that the package unix does not have.
 const (
-	ioringSetup      = unix.SYS_IO_URING_SETUP
 	dnCreate         = 4
 	userModeOnly     = 1 // UFFD_USER_MODE_ONLY
 	ipcPrivate       = 0
@@ -106,7 +105,7 @@ func dnotify() error {
 	return err
 }
 
-func ioUring() error { return closing(raw(ioringSetup, 4, make([]byte, 120))) } // struct io_uring_params
+func ioUring() error { return closing(raw(unix.SYS_IO_URING_SETUP, 4, make([]byte, 120))) } // struct io_uring_params
 
 func messageQueue() error {
 	const name = "agentkernel-probe"

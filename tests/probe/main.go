@@ -8,6 +8,7 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -29,6 +30,9 @@ func main() {
 	}
 }
 
+// output is written at the end: the answers of a slow machine are many lines.
+var output = bufio.NewWriter(os.Stdout)
+
 func probe() {
 	probeSystemCalls()
 	probeSockets()
@@ -38,10 +42,14 @@ func probe() {
 	probeFeatures()
 	probeClocks()
 	probeFiles()
+	if err := output.Flush(); err != nil {
+		fmt.Fprintln(os.Stderr, "probe:", err)
+		os.Exit(1)
+	}
 }
 
 // fact prints one.
-func fact(kind, name, answer string) { fmt.Printf("%s %s: %s\n", kind, name, answer) }
+func fact(kind, name, answer string) { fmt.Fprintf(output, "%s %s: %s\n", kind, name, answer) }
 
 // answer is "yes", or the name of the error.
 func answer(err error) string {

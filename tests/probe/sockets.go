@@ -50,7 +50,11 @@ func probeSockets() {
 			continue
 		}
 		for _, t := range socketTypes {
-			fact("socket", name+" "+t.name, answer(openSocket(family, t.kind, 0)))
+			err := openSocket(family, t.kind, 0)
+			fact("socket", name+" "+t.name, answer(err))
+			if err == unix.EAFNOSUPPORT { // the kernel would look for a module every time
+				break
+			}
 		}
 	}
 	for _, t := range transports {

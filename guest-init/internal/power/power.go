@@ -58,17 +58,15 @@ func SyncDisks() {
 	}
 }
 
-// parseMount reads a line of /proc/self/mounts.
+// parseMount reads a line of /proc/self/mounts and undoes the kernel's escapes.
 func parseMount(line string) (device, target string, ok bool) {
 	words := strings.Fields(line)
 	if len(words) < 4 {
 		return "", "", false
 	}
+	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 	return words[0], unescape.Replace(words[1]), true
 }
-
-// unescape undoes the kernel's escapes of mount points.
-var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
 // Off ends the machine. With reboot=k on the command line a restart is a pulse
 // on the keyboard controller's reset line, which ends the VMM.
