@@ -43,12 +43,14 @@ type sandboxView struct {
 	Dir       string     `json:"dir,omitempty"`
 	Socket    string     `json:"socket,omitempty"`
 	PID       int        `json:"pid,omitempty"`
+
+	KVM map[string]uint64 `json:"kvm,omitempty"`
 }
 
 func sandboxJSON(s host.Sandbox) sandboxView {
 	v := sandboxView{
 		Name: s.Name, Status: string(s.Status), Reason: s.Reason, CPUs: s.CPUs,
-		MemoryMiB: s.MemoryMiB, Kernel: s.Kernel, Dir: s.Dir, Socket: s.Socket, PID: s.PID,
+		MemoryMiB: s.MemoryMiB, Kernel: s.Kernel, Dir: s.Dir, Socket: s.Socket, PID: s.PID, KVM: s.KVM,
 	}
 	if !s.Created.IsZero() {
 		v.Created = &s.Created
@@ -149,6 +151,7 @@ func (c *inspectCmd) run(a *app) (int, error) {
 	add("pid", fmt.Sprint(s.PID), s.PID != 0)
 	add("directory", s.Dir, s.Dir != "")
 	add("socket", s.Socket, s.Socket != "")
+	add("exits", fmt.Sprint(s.KVM["exits"]), s.KVM != nil)
 	return a.print(columns(rows))
 }
 

@@ -6,20 +6,12 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/agentkernel/agentkernel/host/store"
-)
-
-// Requests on a sandbox's control socket: one line, answered by one line. The
-// connection of stop and wait is answered when the VM's end is on record.
-const (
-	controlStop   = "stop"
-	controlWait   = "wait"
-	controlTether = "tether" // answered at once; from then on the VM ends when the connection does
-	controlPing   = "ping"   // any answer will do
-	controlOK     = "ok"
+	"github.com/agentkernel/agentkernel/host/vmm"
 )
 
 // answerWait is how long a living VMM may take for an answer that it gives at
@@ -80,7 +72,7 @@ func ending(ctx context.Context, b *store.Sandbox, h store.Holder) bool {
 func answers(ctx context.Context, b *store.Sandbox) bool {
 	ctx, cancel := context.WithTimeout(ctx, answerWait)
 	defer cancel()
-	c, err := dialControl(ctx, b, controlPing)
+	c, err := dialControl(ctx, b, vmm.ControlPing)
 	if err != nil {
 		return !gone(err)
 	}
@@ -95,8 +87,32 @@ func (c *control) finished(ctx context.Context) error {
 	if ctx.Err() != nil && err != nil {
 		return ctx.Err()
 	}
-	if err == nil && line != controlOK {
+	if err == nil && line != vmm.ControlOK {
 		return fmt.Errorf("the VMM answered %q", line)
 	}
 	return nil
+}
+
+// counters asks the VMM how often its vCPUs left the guest, and why. Nothing is
+// known of a VMM that does not answer.
+func counters(ctx context.Context, b *store.Sandbox) map[string]uint64 {
+	ctx, cancel := context.WithTimeout(ctx, answerWait)
+	defer cancel()
+	c, err := dialControl(ctx, b, vmm.ControlStats)
+	if err != nil {
+		return nil
+	}
+	defer c.close()
+	line, err := c.answer(ctx)
+	if err != nil {
+		return nil
+	}
+	all := make(map[string]uint64)
+	for word := range strings.FieldsSeq(line) {
+		name, value, _ := strings.Cut(word, "=")
+		if n, err := strconv.ParseUint(value, 10, 64); err == nil {
+			all[name] = n
+		}
+	}
+	return all
 }

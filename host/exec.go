@@ -13,6 +13,7 @@ import (
 	"github.com/agentkernel/agentkernel/guest-init/wire"
 	"github.com/agentkernel/agentkernel/host/guest"
 	"github.com/agentkernel/agentkernel/host/store"
+	"github.com/agentkernel/agentkernel/host/vmm"
 )
 
 // ExecRequest is a command to run in a sandbox.
@@ -123,7 +124,7 @@ func (h *Host) Wait(ctx context.Context, name string) (Sandbox, error) {
 	if err != nil {
 		return Sandbox{}, err
 	}
-	c, err := dialControl(ctx, b, controlWait)
+	c, err := dialControl(ctx, b, vmm.ControlWait)
 	if err == nil {
 		defer c.close()
 		if err = c.finished(ctx); err != nil {

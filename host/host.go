@@ -104,6 +104,11 @@ type Sandbox struct {
 	Dir       string // where its files are
 	Socket    string // its vsock socket, while it runs: "CONNECT <port>" first
 	PID       int    // of its VMM; 0 if it isn't running, or not known
+
+	// KVM is how often the vCPUs have left the guest since its start, by KVM's
+	// names ("exits" for all, "mmio_exits", …). Only Inspect fills it in, and
+	// only while the sandbox runs.
+	KVM map[string]uint64
 }
 
 // lockWait is how long a call waits for locks that are held for moments only.
@@ -222,6 +227,7 @@ func (h *Host) Inspect(ctx context.Context, name string) (Sandbox, error) {
 	if s.Status == Running {
 		s.PID = b.Pid()
 		s.Socket = filepath.Join(s.Dir, store.VsockSocket)
+		s.KVM = counters(ctx, b)
 	}
 	return s, err
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/agentkernel/agentkernel/host/store"
+	"github.com/agentkernel/agentkernel/host/vmm"
 )
 
 // RunOptions say how to run one command in a sandbox of its own.
@@ -78,7 +79,7 @@ func (h *Host) runOnce(ctx context.Context, b *store.Sandbox, m *machine, r Exec
 func (h *Host) discard(ctx context.Context, b *store.Sandbox) error {
 	ctx, cancel := context.WithTimeout(ctx, forceWait)
 	defer cancel()
-	c, err := dialControl(ctx, b, controlStop)
+	c, err := dialControl(ctx, b, vmm.ControlStop)
 	if err == nil {
 		defer c.close()
 		err = c.finished(ctx)
@@ -96,7 +97,7 @@ func (h *Host) discard(ctx context.Context, b *store.Sandbox) error {
 // tether asks the VMM to end when this process does. A VMM that can't leaves
 // the sandbox to the next sweep, so failure is no error.
 func tether(ctx context.Context, b *store.Sandbox) *control {
-	c, err := dialControl(ctx, b, controlTether)
+	c, err := dialControl(ctx, b, vmm.ControlTether)
 	if err != nil {
 		return nil
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/agentkernel/agentkernel/host/guest"
 	"github.com/agentkernel/agentkernel/host/store"
+	"github.com/agentkernel/agentkernel/host/vmm"
 )
 
 // DefaultStopTimeout is how long a guest may take to shut down in order.
@@ -42,7 +43,7 @@ func stop(ctx context.Context, b *store.Sandbox, o StopOptions) error {
 	if err != nil {
 		return err
 	}
-	c, err := dialControl(ctx, b, controlWait)
+	c, err := dialControl(ctx, b, vmm.ControlWait)
 	if err != nil {
 		return notRunning(ctx, b, err)
 	}
@@ -86,7 +87,7 @@ func shutdown(ctx context.Context, b *store.Sandbox, c *control, limit time.Dura
 func force(ctx context.Context, b *store.Sandbox) error {
 	limited, cancel := context.WithTimeout(ctx, forceWait)
 	defer cancel()
-	c, err := dialControl(limited, b, controlStop)
+	c, err := dialControl(limited, b, vmm.ControlStop)
 	if err == nil {
 		defer c.close()
 		err = c.finished(limited)

@@ -323,7 +323,7 @@ func TestLogsAndInspect(t *testing.T) {
 	must(t, "exec", "-u", "root", sb, "--", "sh", "-c", "echo '<1>a line for the log' > /dev/kmsg")
 	waitFor(t, "the line", func() bool { return strings.Contains(must(t, "logs", sb), "a line for the log") })
 	var v map[string]any
-	if err := json.Unmarshal([]byte(must(t, "inspect", sb)), &v); err != nil {
+	if err := json.Unmarshal([]byte(must(t, "inspect", "--json", sb)), &v); err != nil {
 		t.Errorf("inspect is no JSON: %v", err)
 	}
 	must(t, "version")
