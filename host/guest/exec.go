@@ -37,7 +37,8 @@ const DefaultKillAfter = 5 * time.Second
 // when the command has ended and its output was written, or an error:
 //
 //   - *Error: the guest did not start the command
-//   - *OutputError: a writer failed; the command was killed
+//   - *OutputError: a writer failed, or stdout is a pipe or socket that nobody
+//     reads any more; the command was killed
 //   - wrapping ErrLost: the outcome is unknown; what had arrived was written
 //   - wrapping ErrProtocol: the outcome is unknown, and not all may be written
 //   - the cause of the context's end; the command was killed
@@ -58,6 +59,8 @@ func Exec(ctx context.Context, conn net.Conn, req ExecRequest, stdin io.Reader, 
 	c.sinks[1] = newSink(c, wire.Stderr, stderr)
 	stop := context.AfterFunc(ctx, func() { c.fail(context.Cause(ctx)) })
 	defer stop()
+	w := watch(stdout, func() { c.fail(&OutputError{Stream: "stdout", Err: syscall.EPIPE}) })
+	defer w.stop()
 
 	exit, err := c.run(stdin, signals)
 	if errors.Is(err, ErrProtocol) {

@@ -14,12 +14,15 @@ const (
 	leafCache      = 0x4
 	leafTopology   = 0xb
 	leafTopologyV2 = 0x1f
+	leafKVM        = 0x4000_0001
 	leafAMDSizes   = 0x8000_0008
 	leafAMDTopo    = 0x8000_001e
 
 	featureTSCDeadline = 1 << 24 // leaf 1, ECX
 	featureHypervisor  = 1 << 31 // leaf 1, ECX
 	featureHTT         = 1 << 28 // leaf 1, EDX
+
+	featurePVEOI = 1 << 6 // leaf 0x40000001, EAX
 
 	cpuidIndexed = 1 // KVM_CPUID_FLAG_SIGNIFCANT_INDEX
 
@@ -29,7 +32,7 @@ const (
 
 // vcpuCPUID returns what CPUID answers on vCPU id of cpus: the host's leaves
 // with a topology of one package, a core for every vCPU and a thread a core.
-func vcpuCPUID(supported []kvm.CPUIDEntry, id, cpus int, tscDeadline bool) []kvm.CPUIDEntry {
+func vcpuCPUID(supported []kvm.CPUIDEntry, id, cpus int, tscDeadline, emulated bool) []kvm.CPUIDEntry {
 	entries := make([]kvm.CPUIDEntry, 0, len(supported)+2)
 	apic, n := uint32(id), uint32(cpus)
 	var topology bool
@@ -50,6 +53,10 @@ func vcpuCPUID(supported []kvm.CPUIDEntry, id, cpus int, tscDeadline bool) []kvm
 			e.EAX = e.EAX&0x00003fff | (n-1)<<26 // each cache private to its core
 		case leafTopology, leafTopologyV2:
 			continue
+		case leafKVM:
+			if emulated {
+				e.EAX &^= featurePVEOI
+			}
 		case leafAMDSizes:
 			e.ECX = e.ECX&^0xf0ff | n - 1 | coreBits(cpus)<<12
 		case leafAMDTopo:

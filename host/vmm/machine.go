@@ -43,6 +43,7 @@ type machine struct {
 	mmapSize    int
 	cpuid       []kvm.CPUIDEntry
 	tscDeadline bool
+	emulated    bool // see vcpuCPUID
 	vcpus       []*vcpu
 	slots       []*slot
 	vsock       *vsock.Device
@@ -98,6 +99,7 @@ func (m *machine) createVM(c config) error {
 	if m.cpuid, err = system.SupportedCPUID(); err != nil {
 		return err
 	}
+	m.emulated = onEmulator()
 	deadline, err := system.CheckExtension(kvm.CapTSCDeadlineTimer)
 	m.tscDeadline = err == nil && deadline != 0
 	if m.vm, err = system.CreateVM(); err != nil {

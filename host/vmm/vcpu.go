@@ -51,7 +51,7 @@ func (c *vcpu) create(entry boot.Entry) error {
 }
 
 func (c *vcpu) setUp(v *kvm.VCPU, entry boot.Entry) error {
-	if err := v.SetCPUID(vcpuCPUID(c.m.cpuid, c.id, c.m.cpus, c.m.tscDeadline)); err != nil {
+	if err := v.SetCPUID(vcpuCPUID(c.m.cpuid, c.id, c.m.cpus, c.m.tscDeadline, c.m.emulated)); err != nil {
 		return err
 	}
 	if err := setMSRs(v); err != nil {

@@ -184,7 +184,7 @@ func TestCPUID(t *testing.T) {
 		{Function: leafFeatures, EBX: 0xffff0800, EDX: featureHTT},
 		{Function: leafCache, EAX: 0xffffc121},
 		{Function: leafTopology, EAX: 9}, {Function: leafTopology, Index: 1}, {Function: leafTopologyV2},
-		{Function: leafAMDSizes, ECX: 0xf0ff}, {Function: leafAMDTopo, EAX: 9, EBX: 9, ECX: 9},
+		{Function: leafKVM, EAX: 0xff}, {Function: leafAMDSizes, ECX: 0xf0ff}, {Function: leafAMDTopo, EAX: 9, EBX: 9, ECX: 9},
 	}
 	leaf := func(entries []kvm.CPUIDEntry, function, index uint32) kvm.CPUIDEntry {
 		for _, e := range entries {
@@ -194,11 +194,11 @@ func TestCPUID(t *testing.T) {
 		}
 		return kvm.CPUIDEntry{}
 	}
-	one := vcpuCPUID(host, 0, 1, false)
+	one := vcpuCPUID(host, 0, 1, false, false)
 	if e := leaf(one, leafFeatures, 0); e.EBX != 1<<16|0x800 || e.ECX != featureHypervisor || e.EDX != 0 {
 		t.Errorf("one CPU: %+v", e)
 	}
-	many := vcpuCPUID(host, 3, 5, true)
+	many := vcpuCPUID(host, 3, 5, true, true)
 	if e := leaf(many, leafFeatures, 0); e.EBX != 3<<24|5<<16|0x800 || e.ECX != featureHypervisor|featureTSCDeadline || e.EDX != featureHTT {
 		t.Errorf("five CPUs: %+v", e)
 	}
@@ -208,7 +208,10 @@ func TestCPUID(t *testing.T) {
 	if e := leaf(many, leafAMDSizes, 0); e.ECX != 3<<12|4 {
 		t.Errorf("sizes: %#x", e.ECX)
 	}
-	if len(host) != 8 || host[1].EDX != featureHTT {
+	if a, b := leaf(one, leafKVM, 0), leaf(many, leafKVM, 0); a.EAX != 0xff || b.EAX != 0xbf {
+		t.Errorf("paravirtual EOI: %#x, on an emulator %#x", a.EAX, b.EAX)
+	}
+	if len(host) != 9 || host[1].EDX != featureHTT {
 		t.Error("the host's leaves were changed")
 	}
 }

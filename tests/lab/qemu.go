@@ -10,13 +10,8 @@ import (
 var amd = machineKind{
 	link:    "virtio",
 	modules: []string{"virtio_pci", "virtio_console", "kvm_amd"},
-	params: map[string]string{
-		// KVM's busy wait before a guest's timer interrupt goes wrong on an
-		// emulated clock: with --clock the host stood still within some execs.
-		"kvm": "lapic_timer_advance_ns=0",
-		// Guests of guests are out of scope; without them KVM skips their checks.
-		"kvm_amd": "nested=0",
-	},
+	// Guests of guests are out of scope; without them KVM skips their checks.
+	params: map[string]string{"kvm_amd": "nested=0"},
 }
 
 // startQEMU starts an AMD host. QEMU inherits everything it reads as descriptors,

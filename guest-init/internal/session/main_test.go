@@ -57,7 +57,7 @@ func openGroups() *cgroup.Tree {
 }
 
 // newServer returns a server whose default user is the one that runs the test.
-func newServer(t *testing.T) *session.Server {
+func newServer(t testing.TB) *session.Server {
 	t.Helper()
 	etc := t.TempDir()
 	write(t, filepath.Join(etc, "passwd"), "root:x:0:0:root:/root:/bin/sh\n"+
@@ -86,7 +86,7 @@ func newServer(t *testing.T) *session.Server {
 	return s
 }
 
-func write(t *testing.T, path, text string) {
+func write(t testing.TB, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)

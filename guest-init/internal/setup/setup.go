@@ -19,7 +19,8 @@ const (
 )
 
 // Controllers are those that execs are accounted by, where the kernel has them.
-var Controllers = []string{"cpu", "cpuset", "io", "memory", "pids"}
+// Each costs at every new group; root in the guest may enable the others.
+var Controllers = []string{"cpu", "memory", "pids"}
 
 // mount is one file system to mount. Its directory is made if it is missing.
 type mount struct {
