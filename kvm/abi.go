@@ -99,12 +99,12 @@ type irqfd struct {
 
 // ioeventfd is struct kvm_ioeventfd (api.rst 4.59).
 type ioeventfd struct {
-	datamatch uint64
-	addr      uint64
-	len       uint32
-	fd        int32
-	flags     uint32
-	_         [36]uint8
+	_     uint64 // datamatch: unused, any value matches
+	addr  uint64
+	len   uint32
+	fd    int32
+	flags uint32
+	_     [36]uint8
 }
 
 // pitConfig is struct kvm_pit_config (api.rst 4.71).
