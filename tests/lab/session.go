@@ -160,16 +160,35 @@ func (s *session) sendStdin(ctx context.Context) {
 	s.stdin.End()
 }
 
-// sendEvents forwards signals and sizes of the terminal.
+// pulseEvery is how often an emulated host gets an interrupt from outside.
+// QEMU's emulated SVM now and then loses a timer interrupt of the host itself;
+// an idle host then sleeps for good, unless something else wakes it.
+const pulseEvery = time.Second
+
+// pulses returns a channel that says when to send a Pulse. A paced link (Bochs)
+// and the instruction clock, which outside events would disturb, have none.
+func (s *session) pulses() (<-chan time.Time, func()) {
+	if s.m.pace > 0 || s.o.Clock {
+		return nil, func() {}
+	}
+	ticker := time.NewTicker(pulseEvery)
+	return ticker.C, ticker.Stop
+}
+
+// sendEvents forwards signals and sizes of the terminal, and sends pulses.
 func (s *session) sendEvents(ctx context.Context) {
 	select {
 	case <-s.ready:
 	case <-ctx.Done():
 		return
 	}
+	pulses, stop := s.pulses()
+	defer stop()
 	for {
 		var err error
 		select {
+		case <-pulses:
+			err = s.conn.Send(proto.Pulse, 0, nil)
 		case n := <-s.o.Signals:
 			err = s.conn.Send(proto.Signal, n, nil)
 		case size := <-s.o.Resizes:

@@ -90,6 +90,7 @@ func (s *server) handle(f proto.Frame) error {
 			return fmt.Errorf("%w: credit for stream %d", proto.ErrProtocol, f.Arg)
 		}
 		return s.out[i].Credit(f.Payload)
+	case proto.Pulse: // its interrupt was all
 	case proto.Signal:
 		s.cmd.signal(f.Arg) // ESRCH: it has just ended
 	case proto.Resize:

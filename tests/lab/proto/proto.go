@@ -6,7 +6,7 @@
 // is four bytes (kind, argument, length as little-endian uint16) and a payload.
 //
 //	L1 -> lab    Ready, then Data/EOF/Credit of streams, then one Exit (or Fail)
-//	lab -> L1    after Ready: Data/EOF of stdin, Credit, Signal, Resize
+//	lab -> L1    after Ready: Data/EOF of stdin, Credit, Signal, Resize, Pulse
 //
 // Every stream has a credit window of its own, so neither end's receiver ever
 // blocks on a slow consumer and signals and the exit never wait behind data of
@@ -38,6 +38,7 @@ const (
 	Exit                   // arg: exit code, 128+N when signal N ended the command
 	Fail                   // payload: why L1 could not do its part
 	Ack                    // arg: so many bytes of the link were read (paced links only)
+	Pulse                  // lab: nothing but an interrupt for L1
 )
 
 // The streams.
@@ -142,7 +143,7 @@ func (c *Conn) receive() (Frame, error) {
 	}
 	f := Frame{Kind: Kind(c.header[0]), Arg: c.header[1]}
 	n := int(binary.LittleEndian.Uint16(c.header[2:]))
-	if f.Kind < Ready || f.Kind > Ack || n > MaxPayload {
+	if f.Kind < Ready || f.Kind > Pulse || n > MaxPayload {
 		return f, fmt.Errorf("%w: kind %d with %d bytes", ErrProtocol, f.Kind, n)
 	}
 	f.Payload = c.buf[:n]
