@@ -146,5 +146,5 @@ stage_qemu() {
         cp -L "$library" "$dir/lib"
     done < <(ldd "$qemu" | grep -o '/[^ ]*')
     cp -L /lib64/ld-linux-x86-64.so.2 "$dir/ld.so"
-    cp /usr/share/qemu/{bios-microvm,pvh,linuxboot_dma}.bin "$dir/share"
+    cp /usr/share/qemu/{qboot.rom,bios-microvm.bin} "$dir/share"
 }

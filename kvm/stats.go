@@ -12,12 +12,27 @@ import (
 // "mmio_exits", …): how often since the object was made (api.rst 4.133).
 type Stats map[string]uint64
 
-// Stats reads the VM's counters.
-func (v *VM) Stats() (Stats, error) { return readStats(v.fd) }
+// StatsFile is an open view of a VM's or a vCPU's counters. Any thread may
+// read it at any time, also while the vCPU is in the guest.
+type StatsFile struct{ fd int }
 
-// Stats reads the vCPU's counters. Unlike the other methods it may be called
-// from any thread.
-func (c *VCPU) Stats() (Stats, error) { return readStats(c.fd) }
+// OpenStats opens the VM's counters.
+func (v *VM) OpenStats() (*StatsFile, error) { return openStats(v.fd) }
+
+// OpenStats opens the vCPU's counters. It must be called before the vCPU runs,
+// or between runs: KVM keeps ioctls out while it is in the guest.
+func (c *VCPU) OpenStats() (*StatsFile, error) { return openStats(c.fd) }
+
+func openStats(fd int) (*StatsFile, error) {
+	file, err := ioctl(fd, getStatsFD, 0)
+	if err != nil {
+		return nil, fmt.Errorf("KVM_GET_STATS_FD: %w", err)
+	}
+	return &StatsFile{fd: file}, nil
+}
+
+// Close closes the view.
+func (f *StatsFile) Close() error { return unix.Close(f.fd) }
 
 // Layout of the statistics file: struct kvm_stats_header, then descriptors of
 // struct kvm_stats_desc each followed by its name, then the values.
@@ -34,15 +49,11 @@ const (
 	statsMaxSize = 1 << 20 // bytes of the whole file that are read
 )
 
-func readStats(fd int) (Stats, error) {
-	file, err := ioctl(fd, getStatsFD, 0)
-	if err != nil {
-		return nil, fmt.Errorf("KVM_GET_STATS_FD: %w", err)
-	}
-	defer unix.Close(file)
+// Read returns the counters as they are now.
+func (f *StatsFile) Read() (Stats, error) {
 	var raw []byte
 	for chunk := make([]byte, 4096); len(raw) < statsMaxSize; {
-		n, err := unix.Pread(file, chunk, int64(len(raw)))
+		n, err := unix.Pread(f.fd, chunk, int64(len(raw)))
 		if err != nil {
 			return nil, fmt.Errorf("read KVM statistics: %w", err)
 		}

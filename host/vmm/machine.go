@@ -244,7 +244,7 @@ var shownStats = []string{"exits", "io_exits", "mmio_exits", "halt_exits", "irq_
 func (m *machine) stats() string {
 	sum := make(kvm.Stats)
 	for _, c := range m.vcpus {
-		stats, err := c.vcpu.Stats()
+		stats, err := c.stats.Read()
 		if err != nil {
 			return "error " + oneLine(err.Error())
 		}

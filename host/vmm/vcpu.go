@@ -28,6 +28,8 @@ type vcpu struct {
 	mu   sync.Mutex // guards what follows against kick
 	tid  int        // 0 when the thread is not there to be kicked
 	vcpu *kvm.VCPU
+
+	stats *kvm.StatsFile // set before the machine runs
 }
 
 // signalKick is the one signal that the Go runtime handles at any moment
@@ -44,8 +46,12 @@ func (c *vcpu) create(entry boot.Entry) error {
 		v.Close()
 		return err
 	}
+	stats, err := v.OpenStats()
+	if err != nil {
+		return errors.Join(err, v.Close())
+	}
 	c.mu.Lock()
-	c.vcpu, c.tid = v, unix.Gettid()
+	c.vcpu, c.stats, c.tid = v, stats, unix.Gettid()
 	c.mu.Unlock()
 	return nil
 }
