@@ -77,14 +77,10 @@ func (p *pump) tryRead(fd uintptr) bool {
 	if p.buf == nil {
 		p.buf = buffers.Get().(*[frameBuffer]byte)
 	}
-	yielded := 0 // bytes at the last yield
 	for p.n < p.limit {
 		m, err := unix.Read(int(fd), p.buf[wire.HeaderSize+p.n:wire.HeaderSize+p.limit])
 		switch {
 		case err == unix.EINTR:
-		case err == unix.EAGAIN && p.n > yielded:
-			yielded = p.n
-			yield()
 		case err == unix.EAGAIN:
 			if p.n == 0 {
 				p.release()
@@ -99,12 +95,6 @@ func (p *pump) tryRead(fd uintptr) bool {
 	}
 	return true
 }
-
-// yield lets the writer go on, where it waits for this very processor: a few
-// bytes were read because it was interrupted at its first write. What it writes
-// until its turn is over (a few ms at most, and often its exit) then goes out in
-// one frame. Where nobody waits it returns at once.
-func yield() { unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
 
 func (p *pump) release() {
 	buffers.Put(p.buf)

@@ -141,6 +141,7 @@ func Finish(log Log) {
 		}
 	}
 	note(raiseLimits())
+	note(yieldToUsers())
 }
 
 // parameter returns the value of the last key=value word of a kernel command

@@ -3,8 +3,11 @@ package setup
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestParameter(t *testing.T) {
@@ -40,6 +43,8 @@ func TestAppendHost(t *testing.T) {
 
 // A child starts with the limits that programs expect, whatever this process has.
 func TestFork(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	var before syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
 		t.Fatal(err)
@@ -52,7 +57,11 @@ func TestFork(t *testing.T) {
 		syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim)
 		return lim
 	}
+	defer setPolicy(0, unix.SCHED_NORMAL)
 	Fork(10, func() {
+		if attr, err := unix.SchedGetAttr(0, 0); err != nil || attr.Policy != unix.SCHED_NORMAL {
+			t.Errorf("in the fork: %+v %v", attr, err)
+		}
 		if got := soft(); got.Cur != softFiles || got.Max != hardFiles {
 			t.Errorf("in the fork: %+v", got)
 		}
